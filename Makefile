@@ -1,0 +1,45 @@
+# Everything a fresh Debian machine needs: `make run` serves, `make test` checks.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/pip --disable-pip-version-check -q
+STAMP  := $(VENV)/.ready
+
+.PHONY: run test lint types check bench lock clean help
+
+help:            ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "agentd needs Python 3.11 or newer; $(PYTHON) is `$(PYTHON) -V 2>&1`. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -m venv --help >/dev/null 2>&1 && $(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+	  echo "installing python3-venv"; apt-get update -qq && apt-get install -y -qq python3-venv; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --require-hashes -r requirements.lock
+	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+run: $(STAMP)    ## serve on 127.0.0.1:8080
+	$(BIN)/agentd serve
+
+test: $(STAMP)   ## the whole test suite
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)   ## style, as CI checks it
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(STAMP)  ## strict types
+	$(BIN)/mypy
+
+check: test lint types ## what CI runs
+
+bench: $(STAMP)  ## the figures of docs/performance.md, as a table
+	$(BIN)/python -m bench
+
+lock: $(STAMP)   ## choose dependency versions anew
+	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -o requirements.lock
+
+clean:           ## remove what make made
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,126 @@
+"""The property file and the graph files it imports, on disk: read when they changed, else from memory.
+
+The I/O shell of `supervisor.property`. Reading is synchronous: one `stat` per file and start, a read of
+some 100 KB after an edit.
+"""
+
+import os
+import stat
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from supervisor.causes import Cause, Refusal
+from supervisor.property import (
+    Document,
+    GraphListing,
+    Selection,
+    imported_paths,
+    injection_table,
+    list_graphs,
+    parse_document,
+    select,
+)
+
+MAX_FILE: Final = 16 * 1024 * 1024  # bytes
+SETTLE_NS: Final = 50_000_000  # several ticks of the clock the kernel stamps files with
+
+log = structlog.get_logger()
+
+Stamp = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Cached:
+    stamp: Stamp | None  # None: not to be trusted, read again
+    document: Document
+
+
+class GraphCatalog:
+    """The graphs of one property file, as it is now.
+
+    An edited file is used from the next call on, without a restart. Documents are shared: nobody may change one.
+    `app_dir` is the folder that relative `import_uri`s start from and may not leave (the property file's folder unless
+    given); `injections` are rows besides the built-in ones. Raises ValueError for a malformed row.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        app_dir: Path | None = None,
+        injections: Iterable[tuple[str, str, str, bool]] = (),
+    ) -> None:
+        self._path = path
+        self._app_dir = app_dir or path.parent
+        self._injections = injection_table(injections)
+        self._cache: dict[Path, _Cached] = {}
+
+    def document(self) -> Document:
+        """The property file's document; raises Refusal(PROPERTY_UNREADABLE | PROPERTY_INVALID)."""
+        return self._load(self._path, self._path.name)
+
+    def graphs(self) -> list[GraphListing]:
+        """The predefined graphs; raises Refusal(PROPERTY_UNREADABLE | PROPERTY_INVALID)."""
+        return list_graphs(self.document())
+
+    def select(self, graph_name: str) -> Selection:
+        """The graph of this name, imports in place.
+
+        Raises Refusal(PROPERTY_UNREADABLE | PROPERTY_INVALID | GRAPH_UNKNOWN).
+        """
+        document = self.document()
+        imports = {uri: self._imported(uri) for uri in imported_paths(document, graph_name)}
+        return select(document, graph_name, imports=imports, injections=self._injections)
+
+    def _imported(self, uri: str) -> Document:
+        try:
+            folder = self._app_dir.resolve()
+            path = (folder / uri).resolve()
+        except (OSError, RuntimeError, ValueError) as error:  # a loop of links; a NUL in the name
+            raise Refusal(Cause.PROPERTY_INVALID, f"import_uri {uri!r}: {error}") from error
+        if not path.is_relative_to(folder):
+            raise Refusal(Cause.PROPERTY_INVALID, f"import_uri {uri!r}: only paths inside the app folder are allowed")
+        return self._load(path, uri)
+
+    def _load(self, path: Path, name: str) -> Document:
+        cached = self._cache.get(path)
+        try:
+            if cached is not None and cached.stamp == _stamp(path.stat()):
+                return cached.document
+            stamp, data = _read(path)
+        except OSError as error:
+            log.warning("property.unreadable", path=str(path), error=error.strerror)
+            raise Refusal(Cause.PROPERTY_UNREADABLE, f"{name} cannot be read: {error.strerror}") from error
+        document = parse_document(data, name)
+        if path == self._path:
+            self._cache.clear()  # so that files no longer imported are not kept
+        self._cache[path] = _Cached(stamp, document)
+        log.info("property.read", path=str(path), size=len(data))
+        return document
+
+
+def _read(path: Path) -> tuple[Stamp | None, bytes]:
+    """A regular file's content and its stamp; raises OSError."""
+    # Without O_NONBLOCK, opening a FIFO would wait for a writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:  # noqa: PTH123 - a Path cannot open a descriptor
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(0, "not a regular file")
+        data = file.read(MAX_FILE + 1)
+    if len(data) > MAX_FILE:
+        raise OSError(0, f"more than {MAX_FILE} bytes")
+    # A second write within the same tick of the file system's clock would leave no trace in the stamp. That clock is
+    # the wall clock, hence this one is too.
+    settled = time.time_ns() - status.st_ctime_ns > SETTLE_NS
+    return (_stamp(status) if settled else None), data
+
+
+def _stamp(status: os.stat_result) -> Stamp:
+    # The change time cannot be set by anybody, so a file moved into place with an old modification time is noticed.
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

@@ -1,0 +1,173 @@
+"""The closed list of why something was refused or ended.
+
+Every refusal raises `Refusal` with one of these causes, every ending of a channel records one. A dialect maps
+causes to its own statuses and codes; logs, metrics, CLI and docs use the values below, everywhere the same word.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Cause(StrEnum):
+    """Why a request was refused or a channel ended."""
+
+    # refusals of a request
+    BODY_INVALID = "body_invalid"
+    BODY_TOO_LARGE = "body_too_large"
+    CHANNEL_EMPTY = "channel_empty"
+    CHANNEL_NAME_REFUSED = "channel_name_refused"
+    CHANNEL_UNKNOWN = "channel_unknown"
+    CHANNEL_EXISTS = "channel_exists"
+    WORKERS_LIMIT = "workers_limit"
+    GRAPH_LIMIT = "graph_limit"
+    GRAPH_UNKNOWN = "graph_unknown"
+    PROPERTY_UNREADABLE = "property_unreadable"
+    PROPERTY_INVALID = "property_invalid"
+    PLACEHOLDER_UNRESOLVED = "placeholder_unresolved"
+    OVERRIDE_REFUSED = "override_refused"
+    UNAUTHORIZED = "unauthorized"
+    NOT_FOUND = "not_found"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    SHUTTING_DOWN = "shutting_down"
+    TOKEN_FAILED = "token_failed"  # noqa: S105 - a cause, not a secret
+    UPLOAD_FAILED = "upload_failed"
+    ADDONS_UNREADABLE = "addons_unreadable"
+    PRESETS_INVALID = "presets_invalid"
+    COMMAND_UNDELIVERED = "command_undelivered"
+    INTERNAL = "internal"
+
+    # a start that failed
+    SPAWN_FAILED = "spawn_failed"
+    ADDONS_MISSING = "addons_missing"
+    GRAPH_INVALID = "graph_invalid"
+    EXITED_BEFORE_READY = "exited_before_ready"
+    START_TIMEOUT = "start_timeout"
+
+    # endings of a channel
+    STOPPED = "stopped"
+    KILLED = "killed"
+    LAPSED = "lapsed"
+    EXITED = "exited"
+    CRASHED = "crashed"
+    OUT_OF_MEMORY = "out_of_memory"
+    PROTOCOL_VIOLATED = "protocol_violated"
+    SERVER_STOPPED = "server_stopped"
+    SERVER_LOST = "server_lost"
+    SPAWNER_LOST = "spawner_lost"
+    STOP_FAILED = "stop_failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What a cause means and what to do about it, for people."""
+
+    message: str
+    next_step: str
+
+
+EXPLANATIONS: dict[Cause, Explanation] = {
+    Cause.BODY_INVALID: Explanation(
+        "the request body is not what this endpoint takes", "send the JSON object the endpoint documents"
+    ),
+    Cause.BODY_TOO_LARGE: Explanation(
+        "the request body is over the size limit", "send less, or raise AGENTD_BODY_LIMIT_BYTES"
+    ),
+    Cause.CHANNEL_EMPTY: Explanation("no channel name was given", "set channel_name"),
+    Cause.CHANNEL_NAME_REFUSED: Explanation(
+        "the channel name is not allowed",
+        "use at most 100 bytes, no '/', '\\', '..' or NUL, and no leading '.'",
+    ),
+    Cause.CHANNEL_UNKNOWN: Explanation("no such channel is running", "start it, or look at `agentd ls`"),
+    Cause.CHANNEL_EXISTS: Explanation(
+        "a channel of this name is starting, running or stopping", "stop it first, or choose another name"
+    ),
+    Cause.WORKERS_LIMIT: Explanation("all worker slots are taken", "stop a channel, or raise WORKERS_MAX"),
+    Cause.GRAPH_LIMIT: Explanation(
+        "this graph has as many workers as it may have", "stop one of its channels, or raise its limit"
+    ),
+    Cause.GRAPH_UNKNOWN: Explanation(
+        "the property file has no graph of this name", "choose one that `agentd graphs` lists"
+    ),
+    Cause.PROPERTY_UNREADABLE: Explanation(
+        "the property file cannot be read", "check AGENTD_PROPERTY and the file's permissions"
+    ),
+    Cause.PROPERTY_INVALID: Explanation(
+        "the property file is not a valid graph file", "mend the file; `agentd doctor` says where"
+    ),
+    Cause.PLACEHOLDER_UNRESOLVED: Explanation(
+        "the graph names environment variables that are not set",
+        "set them, give them a default, or set AGENTD_MISSING_ENV=empty",
+    ),
+    Cause.OVERRIDE_REFUSED: Explanation(
+        "a property may not be overridden by a request", "leave it out, or add it to AGENTD_OVERRIDABLE"
+    ),
+    Cause.UNAUTHORIZED: Explanation(
+        "the request carries no valid bearer token", "send 'Authorization: Bearer <AGENTD_TOKEN>'"
+    ),
+    Cause.NOT_FOUND: Explanation("there is nothing at this path", "see docs/http.md for the endpoints"),
+    Cause.METHOD_NOT_ALLOWED: Explanation("this path does not take this method", "see docs/http.md for the endpoints"),
+    Cause.SHUTTING_DOWN: Explanation("the server is shutting down", "try again when it is back"),
+    Cause.TOKEN_FAILED: Explanation("the token cannot be built", "set AGORA_APP_ID and AGORA_APP_CERTIFICATE"),
+    Cause.UPLOAD_FAILED: Explanation("the upload could not be stored", "check the space in the state folder"),
+    Cause.ADDONS_UNREADABLE: Explanation(
+        "the add-on folder cannot be read", "check AGENTD_ADDONS_DIR and its permissions"
+    ),
+    Cause.PRESETS_INVALID: Explanation(
+        "VECTOR_DOCUMENT_PRESET_LIST is not a JSON list", "set it to a JSON list, or unset it"
+    ),
+    Cause.COMMAND_UNDELIVERED: Explanation(
+        "the command did not reach the channel's worker", "look at `agentd logs` of the channel"
+    ),
+    Cause.INTERNAL: Explanation("agentd met an unexpected error", "report it with the request id from the log"),
+    Cause.SPAWN_FAILED: Explanation("the worker process could not be started", "look at detail and `agentd doctor`"),
+    Cause.ADDONS_MISSING: Explanation(
+        "the graph names add-ons that are not installed",
+        "install them, or set AGENTD_UNKNOWN_ADDONS=skip to leave them inert",
+    ),
+    Cause.GRAPH_INVALID: Explanation(
+        "the worker could not build the graph", "mend the node's properties that detail names"
+    ),
+    Cause.EXITED_BEFORE_READY: Explanation(
+        "the worker ended before it was ready", "look at `agentd logs` of the channel"
+    ),
+    Cause.START_TIMEOUT: Explanation(
+        "the worker was not ready in time", "look at its log, or raise WORKER_START_TIMEOUT_SECONDS"
+    ),
+    Cause.STOPPED: Explanation("somebody stopped the channel", "nothing to do"),
+    Cause.KILLED: Explanation("somebody killed the channel without grace", "nothing to do"),
+    Cause.LAPSED: Explanation(
+        "no ping came before the lease's deadline", "ping in time, or start with a longer timeout"
+    ),
+    Cause.EXITED: Explanation(
+        "the worker ended by itself with status 0", "look at `agentd logs` if it should not have"
+    ),
+    Cause.CRASHED: Explanation("the worker ended by a signal or with a status other than 0", "look at `agentd logs`"),
+    Cause.OUT_OF_MEMORY: Explanation(
+        "the kernel killed the worker at its memory limit", "raise the limit of the graph, or mend the leak"
+    ),
+    Cause.PROTOCOL_VIOLATED: Explanation(
+        "the worker wrote what are not frames",
+        "look at `agentd logs`; only agentd's library may write to the pipe",
+    ),
+    Cause.SERVER_STOPPED: Explanation("the server was stopped", "start the channel again"),
+    Cause.SERVER_LOST: Explanation(
+        "the control server was gone for longer than the orphan grace", "start the channel again"
+    ),
+    Cause.SPAWNER_LOST: Explanation("the spawner died and took its workers with it", "start the channel again"),
+    Cause.STOP_FAILED: Explanation(
+        "processes of the channel outlived SIGKILL", "look for processes in uninterruptible sleep (state D)"
+    ),
+}
+
+
+class Refusal(Exception):
+    """A request that cannot be done, with its cause.
+
+    `detail` is for the person who reads the answer: it names the thing, the value and what is allowed, and never
+    holds a secret.
+    """
+
+    def __init__(self, cause: Cause, detail: str = "") -> None:
+        super().__init__(detail or EXPLANATIONS[cause].message)
+        self.cause = cause
+        self.detail = detail or EXPLANATIONS[cause].message

@@ -1,0 +1,1 @@
+"""Channels: their lifecycle, their leases, and the table that holds them."""

@@ -1,0 +1,462 @@
+"""One channel: its lifecycle, its lease, its process, its pipes. The only owner of all of them.
+
+Whatever happens (a frame, an exit, a request) is put into the inbox; one task takes it out, asks the table of
+`lifecycle` and carries out the row. Nobody else changes the state.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from supervisor.causes import EXPLANATIONS, Cause, Refusal
+from supervisor.channels.health import verdict
+from supervisor.channels.lease import NEVER, Lease
+from supervisor.channels.lifecycle import Action, Event, State, cause_of_exit, transition
+from supervisor.channels.preparation import Plan
+from supervisor.channels.requests import StartRequest
+from supervisor.processes.bundle import Bundle
+from supervisor.processes.link import Link, LinkFullError
+from supervisor.processes.logs import FileTarget, LogSink, LogWriter, StdoutTarget
+from supervisor.processes.spawner import SpawnerClient
+from supervisor.settings import Settings
+from worker.frames import Bad, Down, Frame, FrameError, Up
+from worker.spawn import ERR_FIFO, OUT_FIFO, Receipt, SpawnRequest
+
+log = structlog.get_logger("supervisor.channel")
+
+MOST_BAD_LINES: Final = 100
+COMMAND_SECONDS: Final = 5.0
+LONGEST_TIMER: Final = 86_400.0
+# A worker of ours is asked by a frame first; SIGTERM follows when this part of the grace has gone by without its end.
+FRAME_SHARE: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a channel ended: why, the worker's status (as `Popen.returncode`), and the proof that nothing is left."""
+
+    cause: Cause
+    detail: str
+    status: int | None
+    receipt: Receipt | None
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all channels share."""
+
+    settings: Settings
+    spawner: SpawnerClient
+    writer: LogWriter
+
+
+class Channel:
+    """One session. `run` is its life, from the claim until nothing is left."""
+
+    def __init__(
+        self,
+        request: StartRequest,
+        plan: Plan,
+        channel_id: str,
+        files: tuple[Path, Path],
+        timeout: float,
+        surroundings: Surroundings,
+        released: Callable[["Channel"], None],
+    ) -> None:
+        """`files` are the paths of its log and of its property file; `released` frees its name and slot."""
+        self.name = request.channel_name
+        self.graph_name = request.graph_name
+        self.id = channel_id
+        self.state = State.STARTING
+        self.pid: int | None = None
+        self.created_at = time.time()
+        self.lease = Lease(timeout)
+        self.ending: Ending | None = None
+        self.port = plan.port
+        self.foreign = plan.foreign
+        self.log_file, self._property_path = files
+        self._plan = plan
+        self._around = surroundings
+        self._released = released
+        self._bundle = Bundle(surroundings.settings.state_dir, channel_id)
+        self._loop = asyncio.get_running_loop()
+        self._inbox: asyncio.Queue[tuple[Event, Cause | None, str]] = asyncio.Queue()
+        self._link = Link(self._on_frame, self._on_bad)
+        self._sink: LogSink | None = None
+        self._timers: list[asyncio.TimerHandle] = []
+        self._lease_timer: asyncio.TimerHandle | None = None
+        self._cause: Cause | None = None
+        self._detail = ""
+        self._status: int | None = None
+        self._oom = False
+        self._receipt: Receipt | None = None
+        self._last_sign = time.monotonic()
+        self._lag_ms = 0.0
+        self._bad_lines = 0
+        self._commands: dict[int, asyncio.Future[Frame]] = {}
+        self._command_ids = itertools.count(1)
+        self._started: asyncio.Future[None] = self._loop.create_future()
+        self._gone: asyncio.Future[None] = self._loop.create_future()
+        self._log = log.bind(channel=self.name, id=self.id)
+
+    @property
+    def folder(self) -> Path:
+        """The channel's folder; it goes with the channel."""
+        return self._bundle.folder
+
+    @property
+    def health(self) -> str:
+        """ "ok", "slow" or "stuck" (`health.verdict`); a foreign worker that does not beat counts as ok."""
+        if self.state is not State.RUNNING or self.foreign:
+            return "ok"
+        return verdict(time.monotonic() - self._last_sign, self._around.settings.beat_seconds, self._lag_ms)
+
+    # ------------------------------------------------------------------ what others ask
+
+    def ping(self) -> None:
+        """Keep the lease; raises Refusal(CHANNEL_UNKNOWN) when it is too late. The hottest path there is."""
+        row = transition(self.state, Event.PING)
+        if row.refusal is not None:
+            raise Refusal(row.refusal)
+        now = time.monotonic()
+        if row.actions:
+            self.lease.ping(now)
+        else:
+            self.lease.last_ping = now
+
+    def post(self, event: Event, cause: Cause | None = None, detail: str = "") -> None:
+        """Tell the channel of an event; its task takes it up."""
+        self._inbox.put_nowait((event, cause, detail))
+
+    async def started(self) -> None:
+        """Wait until it is ready. Raises Refusal with the cause when it never will be. Bounded by the start deadline."""
+        await asyncio.shield(self._started)
+
+    async def gone(self) -> None:
+        """Wait until nothing is left. Raises Refusal(STOP_FAILED) when something outlives SIGKILL."""
+        await asyncio.shield(self._gone)
+
+    async def command(self, payload: dict[str, Any]) -> dict[str, Any]:
+        """Have the worker's graph handle a command; its reply frame. Raises Refusal(COMMAND_UNDELIVERED)."""
+        number = next(self._command_ids)
+        reply = self._commands[number] = self._loop.create_future()
+        try:
+            self._link.send({"t": Down.COMMAND.value, "id": number, "payload": payload})
+            async with asyncio.timeout(COMMAND_SECONDS):
+                frame = await reply
+        except (FrameError, LinkFullError, OSError) as error:
+            raise Refusal(Cause.COMMAND_UNDELIVERED, f"the worker cannot be told: {error}") from error
+        except TimeoutError as error:
+            raise Refusal(Cause.COMMAND_UNDELIVERED, f"no reply within {COMMAND_SECONDS:g} s") from error
+        finally:
+            self._commands.pop(number, None)
+        if not frame.get("ok"):
+            raise Refusal(Cause.COMMAND_UNDELIVERED, f"the worker refused: {str(frame.get('error', ''))[:500]}")
+        return frame
+
+    def fail(self) -> None:
+        """Answer whoever waits after a fault of our own."""
+        for waiting in (self._started, self._gone):
+            if not waiting.done():
+                waiting.set_exception(Refusal(Cause.INTERNAL))
+                waiting.exception()  # nobody may be waiting
+
+    # ------------------------------------------------------------------ its life
+
+    async def run(self) -> None:
+        """Spawn, then live by the table until the channel is gone."""
+        self._timers.append(
+            self._loop.call_later(self._around.settings.worker_start_timeout_seconds, self.post, Event.TIMEOUT)
+        )
+        self._spawn()
+        while self.state is not State.GONE:
+            # Unbounded by design: a session lasts as long as its client pings; every phase that must end has a timer.
+            event, cause, detail = await self._inbox.get()
+            if event is Event.LAPSE and not self._lapsed():
+                continue  # a ping came between the timer and us
+            row = transition(self.state, event)
+            if row.state is not self.state or row.actions:
+                self._put_on_record(row.cause or cause, detail)
+                self.state = row.state
+                for action in row.actions:
+                    self._actions[action](self)
+        await self._clear()
+
+    def _spawn(self) -> None:
+        plan, settings = self._plan, self._around.settings
+        try:
+            self._bundle.create()
+            self._link.open(self.folder)
+            target = (
+                StdoutTarget(self.name) if settings.log_stdout else FileTarget(self.log_file, settings.log_file_bytes)
+            )
+            self._sink = LogSink(
+                self.folder, (OUT_FIFO, ERR_FIFO), target, self._around.writer, settings.log_rate_bytes
+            )
+            if plan.property_file is not None:
+                _write_private(self._property_path, plan.property_file)
+            self._around.spawner.spawn(
+                SpawnRequest(
+                    id=self.id,
+                    folder=str(self.folder),
+                    environment=plan.environment_for(self.id, self.folder),
+                    limits=plan.limits,
+                    command=plan.command_for(self.id, self._property_path),
+                    cwd=plan.cwd,
+                    preload=plan.preload,
+                ),
+                plan.config_for(self.id, self.folder),
+                self,
+            )
+        except (OSError, ValueError, LinkFullError) as error:
+            self.post(Event.SPAWN_FAILED, detail=str(error))
+        self._plan = _without_secrets(plan)
+
+    def _put_on_record(self, cause: Cause | None, detail: str) -> None:
+        """The first cause of an ending is the one that counts."""
+        if cause is not None and self._cause is None:
+            self._cause = cause
+            self._detail = detail or self._detail
+
+    # ------------------------------------------------------------------ actions of the table
+
+    def _refresh(self) -> None:
+        self.lease.ping(time.monotonic())
+
+    def _begin_lease(self) -> None:
+        self._cancel_timers()
+        self._last_sign = time.monotonic()
+        self.lease.begin(self._last_sign)
+        self._watch_lease()
+
+    def _answer_start(self) -> None:
+        self._log.info("channel.ready", graph=self.graph_name, pid=self.pid, ms=self._age_ms())
+        if not self._started.done():
+            self._started.set_result(None)
+
+    def _note_exit(self) -> None:
+        self._link.drain()  # its last words may say more than its status
+        if self._cause in {None, Cause.EXITED_BEFORE_READY} and self._status is not None:
+            if self._cause is None:
+                self._cause = cause_of_exit(self._status, oom=self._oom)
+            elif self._oom:
+                self._cause = Cause.OUT_OF_MEMORY
+            self._detail = self._detail or _describe(self._status, oom=self._oom)
+
+    def _begin_stop(self) -> None:
+        grace = self._around.settings.worker_stop_grace_seconds
+        term_after = 0.0 if self.foreign else grace * FRAME_SHARE
+        if not self.foreign:
+            # A worker that reads nothing is told by SIGTERM.
+            with contextlib.suppress(LinkFullError, OSError):
+                self._link.send({"t": Down.STOP.value, "grace": term_after})
+        self._around.spawner.stop(self.id, term_after=term_after, kill_after=grace)
+
+    def _kill_tree(self) -> None:
+        self._around.spawner.kill(self.id)
+
+    def _fail_stops(self) -> None:
+        if not self._gone.done():
+            self._gone.set_exception(Refusal(Cause.STOP_FAILED, self._detail))
+            self._gone.exception()  # nobody may be waiting
+            self._gone = self._loop.create_future()
+
+    def _finish(self) -> None:
+        cause = self._cause or Cause.INTERNAL
+        self.ending = Ending(cause, self._detail or EXPLANATIONS[cause].message, self._status, self._receipt)
+
+    _actions: Final = {
+        Action.REFRESH: _refresh,
+        Action.BEGIN_LEASE: _begin_lease,
+        Action.ANSWER_START: _answer_start,
+        Action.NOTE_EXIT: _note_exit,
+        Action.BEGIN_STOP: _begin_stop,
+        Action.KILL_TREE: _kill_tree,
+        Action.FAIL_STOPS: _fail_stops,
+        Action.FINISH: _finish,
+    }
+
+    async def _clear(self) -> None:
+        """Remove all that was the channel's, then free its name and answer."""
+        self._cancel_timers()
+        if self._lease_timer is not None:
+            self._lease_timer.cancel()
+        self._link.close()
+        if self._sink is not None:
+            self._sink.close()
+        for reply in self._commands.values():
+            if not reply.done():
+                reply.set_exception(Refusal(Cause.COMMAND_UNDELIVERED, "the channel ended before its worker replied"))
+        try:
+            self._property_path.unlink(missing_ok=True)
+            if not self._bundle.remove_own():
+                await asyncio.to_thread(self._bundle.remove)  # the worker left files of its own, perhaps many
+        except OSError as error:
+            self._log.warning("channel.folder_left", folder=str(self.folder), error=str(error))
+        self._released(self)
+        ending = self.ending
+        if ending is None:
+            raise RuntimeError("a channel was cleared before it had ended")
+        self._log.info(
+            "channel.gone",
+            graph=self.graph_name,
+            cause=ending.cause.value,
+            detail=ending.detail,
+            status=ending.status,
+            processes=ending.receipt and ending.receipt.processes,
+            killed=ending.receipt and ending.receipt.killed,
+            seconds=ending.receipt and ending.receipt.seconds,
+            age_ms=self._age_ms(),
+        )
+        if not self._started.done():
+            self._started.set_exception(Refusal(ending.cause, ending.detail))
+            self._started.exception()  # nobody may be waiting
+        self._gone.set_result(None)
+
+    # ------------------------------------------------------------------ what the process says
+
+    def on_spawned(self, pid: int, start_time: int) -> None:
+        """The process exists."""
+        self.pid = pid
+        self._bundle.write_record(
+            {
+                "id": self.id,
+                "channel": self.name,
+                "graph": self.graph_name,
+                "pid": pid,
+                "start_time": start_time,
+                "boot_id": self._around.spawner.hello["boot_id"],
+                "created_at": self.created_at,
+                "timeout": None if self.lease.timeout == NEVER else self.lease.timeout,
+                "foreign": self.foreign,
+                "log_file": str(self.log_file),
+            }
+        )
+        if self.foreign and self.state is State.STARTING:
+            self._timers.append(
+                self._loop.call_later(self._around.settings.worker_settle_seconds, self.post, Event.READY)
+            )
+
+    def on_spawn_failed(self, error: str) -> None:
+        """There is no process."""
+        self.post(Event.SPAWN_FAILED, detail=error)
+
+    def on_exit(self, status: int, *, oom: bool) -> None:
+        """The worker ended; the spawner clears up what it left."""
+        self._status, self._oom = status, oom
+        self.post(Event.EXIT, detail="")
+
+    def on_gone(self, receipt: Receipt) -> None:
+        """Nothing is left."""
+        self._receipt = receipt
+        self.post(Event.GONE)
+
+    def on_unkillable(self, pids: list[int]) -> None:
+        """Some of the tree outlive SIGKILL."""
+        self._log.error("channel.unkillable", pids=pids)
+        self._detail = f"processes {pids} outlive SIGKILL"
+        self.post(Event.UNKILLABLE)
+
+    def on_spawner_lost(self) -> None:
+        """The spawner died; its workers went with it."""
+        self.post(Event.LOST)
+
+    def _on_frame(self, frame: Frame) -> None:
+        self._last_sign = time.monotonic()
+        handler = self._frames.get(frame["t"])
+        if handler is not None:
+            handler(self, frame)
+
+    def _on_ready(self, frame: Frame) -> None:
+        skipped = frame.get("skipped")
+        if skipped:
+            self._log.warning("channel.addons_skipped", nodes=skipped)
+        self.post(Event.READY)
+
+    def _on_beat(self, frame: Frame) -> None:
+        lag = frame.get("lag_ms")
+        self._lag_ms = float(lag) if isinstance(lag, int | float) else 0.0
+
+    def _on_reply(self, frame: Frame) -> None:
+        reply = self._commands.get(frame.get("id", 0))
+        if reply is not None and not reply.done():
+            reply.set_result(frame)
+
+    def _on_bye(self, frame: Frame) -> None:
+        """A start that fails says why; in all other cases the status tells it."""
+        cause = frame.get("cause")
+        if cause in {Cause.ADDONS_MISSING, Cause.GRAPH_INVALID} and self._cause in {None, Cause.EXITED_BEFORE_READY}:
+            self._cause = Cause(cause)
+            self._detail = str(frame.get("detail", ""))[:2000]
+
+    def _on_gap(self, frame: Frame) -> None:
+        self._log.warning("channel.frames_lost", lost=frame.get("lost"))
+
+    def _on_state(self, frame: Frame) -> None:
+        if "error" in frame:
+            self._log.warning("channel.node_error", node=frame.get("node"), error=str(frame["error"])[:500])
+
+    _frames: Final = {
+        Up.READY.value: _on_ready,
+        Up.BEAT.value: _on_beat,
+        Up.REPLY.value: _on_reply,
+        Up.BYE.value: _on_bye,
+        Up.GAP.value: _on_gap,
+        Up.STATE.value: _on_state,
+    }
+
+    def _on_bad(self, bad: Bad) -> None:
+        self._bad_lines += 1
+        if self._bad_lines == 1:
+            self._log.warning("channel.bad_frame", size=bad.size, reason=bad.reason)
+        if self._bad_lines == MOST_BAD_LINES:
+            self.post(Event.BROKEN, detail=f"{MOST_BAD_LINES} lines that are no frames; the last: {bad.reason}")
+
+    # ------------------------------------------------------------------ timers
+
+    def _lapsed(self) -> bool:
+        return time.monotonic() >= self.lease.deadline
+
+    def _watch_lease(self) -> None:
+        """One timer for the deadline as it is now; pings only move the deadline, a timer that finds it moved re-arms."""
+        remaining = self.lease.remaining(time.monotonic())
+        if remaining is None:
+            return
+        if remaining <= 0:
+            self.post(Event.LAPSE)
+            # Should a ping undo that lapse just now, the lease must be watched further.
+            remaining = self.lease.timeout
+        self._lease_timer = self._loop.call_later(min(remaining, LONGEST_TIMER) + 0.001, self._watch_lease)
+
+    def _cancel_timers(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+
+    def _age_ms(self) -> float:
+        return round((time.time() - self.created_at) * 1000, 1)
+
+
+def _describe(status: int, *, oom: bool) -> str:
+    if oom:
+        return "the kernel killed the worker at its memory limit"
+    return f"the worker was ended by signal {-status}" if status < 0 else f"the worker ended with status {status}"
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+
+
+def _without_secrets(plan: Plan) -> Plan:
+    """What is worth keeping of a plan for the channel's life: the document and the environment are not."""
+    return Plan(foreign=plan.foreign, environment={}, limits=plan.limits, warnings=())

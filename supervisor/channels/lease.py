@@ -1,0 +1,37 @@
+"""A channel's lease: monotonic deadlines, pure. Only a ping, and becoming ready, move it (wire/ten.md section 7)."""
+
+from typing import Final
+
+NEVER: Final = float("inf")
+
+
+class Lease:
+    """Kept by pings: the channel lapses when `timeout` seconds go by without one. All times are monotonic seconds."""
+
+    __slots__ = ("deadline", "last_ping", "timeout")
+
+    def __init__(self, timeout: float) -> None:
+        """`timeout` in seconds, or NEVER. There is no deadline before the first `refresh`."""
+        self.timeout = timeout
+        self.deadline = NEVER
+        self.last_ping: float | None = None
+
+    def begin(self, now: float) -> None:
+        """The worker is ready: the lease runs from now."""
+        self.deadline = now + self.timeout
+
+    def ping(self, now: float) -> None:
+        """A client pinged."""
+        self.last_ping = now
+        self.deadline = now + self.timeout
+
+    def remaining(self, now: float) -> float | None:
+        """Seconds until it lapses, None when it never does (or has not begun)."""
+        return None if self.deadline == NEVER else self.deadline - now
+
+
+def timeout_of(wish: int | None, default: float) -> float:
+    """The lease's seconds for the ``timeout`` of a start: positive as it is, -1 never, all else the default (section 4)."""
+    if wish == -1:
+        return NEVER
+    return float(wish) if wish is not None and wish > 0 else default

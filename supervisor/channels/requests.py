@@ -1,0 +1,41 @@
+"""What a caller asks of the channel table, whichever API it came by. Pure."""
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from supervisor.causes import Cause, Refusal
+from worker.spawn import Limits
+
+MAX_NAME_BYTES: Final = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartRequest:
+    """One channel to start.
+
+    `timeout` in seconds: positive that many, -1 never, None, 0 or any other negative the server's default.
+    `properties` are the overrides ``{node: {property: value}}``; a node's value may be None.
+    """
+
+    channel_name: str
+    graph_name: str = ""
+    user_uid: int = 0
+    bot_uid: int = 0
+    timeout: int | None = None
+    properties: dict[str, Any] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+    request_id: str = ""
+
+
+def check_channel_name(name: str) -> None:
+    """Raise Refusal(CHANNEL_NAME_REFUSED) for a name that no channel may have (wire/ten.md section 3)."""
+    size = len(name.encode("utf-8", "surrogatepass"))
+    if size > MAX_NAME_BYTES:
+        fault = f"has {size} bytes in UTF-8; at most {MAX_NAME_BYTES} are allowed"
+    elif name.startswith("."):
+        fault = f"{name!r} begins with '.'"
+    elif found := next((text for text in ("/", "\\", "..", "\0") if text in name), None):
+        fault = f"{name!r} contains {found!r}"
+    else:
+        return
+    raise Refusal(Cause.CHANNEL_NAME_REFUSED, f"channel_name {fault}")

@@ -1,0 +1,167 @@
+"""All channels: atomic claims of name and slot, limits, lookup, shutdown."""
+
+import asyncio
+import itertools
+import time
+from fnmatch import fnmatchcase
+from typing import Any, Final
+from urllib.parse import quote
+
+import structlog
+
+from supervisor.causes import Cause, Refusal
+from supervisor.channels.channel import Channel, Surroundings
+from supervisor.channels.lease import timeout_of
+from supervisor.channels.lifecycle import Event, State
+from supervisor.channels.preparation import Preparation
+from supervisor.channels.requests import StartRequest, check_channel_name
+from supervisor.ports import PortAllocator
+from worker.spawn import Receipt
+
+log = structlog.get_logger("supervisor.table")
+
+NAME_IN_FILE: Final = 120
+STOP_SLACK_SECONDS: Final = 10.0
+
+
+def file_stem(channel_name: str, channel_id: str, created_at: float) -> str:
+    """The middle of a channel's file names: readable, and by the id injective (wire/ten.md section 3)."""
+    readable = quote(channel_name, safe="")[:NAME_IN_FILE]
+    return f"{readable}-{time.strftime('%Y%m%d_%H%M%S', time.localtime(created_at))}_{channel_id}"
+
+
+class ChannelTable:
+    """Every channel that is starting, running or stopping, by name."""
+
+    def __init__(self, surroundings: Surroundings, preparation: Preparation, ports: PortAllocator) -> None:
+        self._around = surroundings
+        self._preparation = preparation
+        self._ports = ports
+        self._channels: dict[str, Channel] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._numbers = itertools.count(1)
+        self._epoch = f"{time.time_ns():x}"
+        self._closing = False
+        settings = surroundings.settings
+        self._graph_limits = settings.graph_limits
+
+    async def start(self, request: StartRequest) -> Channel:
+        """Claim, spawn, and wait until the worker is ready. Raises Refusal.
+
+        The order of the checks is wire/ten.md section 4. Nothing is awaited between looking and taking: of many starts
+        at once exactly as many succeed as may.
+        """
+        channel = self._claim(request)
+        await channel.started()
+        return channel
+
+    def ping(self, name: str) -> None:
+        """Keep a channel's lease; raises Refusal(CHANNEL_UNKNOWN)."""
+        channel = self._channels.get(name)
+        if channel is None:
+            raise Refusal(Cause.CHANNEL_UNKNOWN)
+        channel.ping()
+
+    async def stop(self, name: str, *, cause: Cause = Cause.STOPPED, kill: bool = False) -> Receipt | None:
+        """Stop a channel and wait until nothing of it is left; everybody who asks before that gets the same receipt.
+
+        Raises Refusal(CHANNEL_UNKNOWN), or Refusal(STOP_FAILED) when something outlives SIGKILL.
+        """
+        channel = self._channels.get(name)
+        if channel is None:
+            raise Refusal(Cause.CHANNEL_UNKNOWN)
+        channel.post(Event.KILL if kill else Event.STOP, cause, "")
+        try:
+            async with asyncio.timeout(self._around.settings.worker_stop_grace_seconds + STOP_SLACK_SECONDS):
+                await channel.gone()
+        except TimeoutError as error:
+            raise Refusal(Cause.STOP_FAILED) from error
+        return channel.ending.receipt if channel.ending is not None else None
+
+    async def command(self, name: str, payload: dict[str, Any]) -> dict[str, Any]:
+        """Have a running channel's worker handle a command; its reply. Raises Refusal(CHANNEL_UNKNOWN | COMMAND_UNDELIVERED)."""
+        channel = self._channels.get(name)
+        if channel is None or channel.state is not State.RUNNING:
+            raise Refusal(Cause.CHANNEL_UNKNOWN)
+        return await channel.command(payload)
+
+    def get(self, name: str) -> Channel | None:
+        """The channel of this name, whatever its state."""
+        return self._channels.get(name)
+
+    def running(self) -> list[Channel]:
+        """The channels whose workers are ready."""
+        return [channel for channel in self._channels.values() if channel.state is State.RUNNING]
+
+    def all(self) -> list[Channel]:
+        """Every channel that has a slot."""
+        return list(self._channels.values())
+
+    async def shutdown(self) -> None:
+        """Refuse new starts and stop all channels in parallel; bounded by grace and a little."""
+        self._closing = True
+        for channel in self.all():
+            channel.post(Event.STOP, Cause.SERVER_STOPPED, "")
+        if self._tasks:
+            grace = self._around.settings.worker_stop_grace_seconds
+            _, late = await asyncio.wait(self._tasks, timeout=grace + 0.5)
+            for task in late:
+                log.error("channel.stop_late", task=task.get_name())
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
+
+    def _claim(self, request: StartRequest) -> Channel:
+        settings = self._around.settings
+        if self._closing:
+            raise Refusal(Cause.SHUTTING_DOWN)
+        if len(self._channels) >= settings.workers_max:
+            raise Refusal(Cause.WORKERS_LIMIT, f"all {settings.workers_max} worker slots are taken")
+        if request.channel_name in self._channels:
+            raise Refusal(Cause.CHANNEL_EXISTS)
+        self._check_graph_limit(request.graph_name, None)
+        check_channel_name(request.channel_name)
+        plan = self._preparation.prepare(request)
+        try:
+            self._check_graph_limit(request.graph_name, plan.max_workers)
+        except Refusal:
+            self._ports.release(plan.port)
+            raise
+        channel_id = f"{self._epoch}-{next(self._numbers)}"
+        stem = file_stem(request.channel_name, channel_id, time.time())
+        files = (settings.log_path / f"app-{stem}.log", settings.log_path / f"property-{stem}.json")
+        timeout = timeout_of(request.timeout, float(settings.worker_quit_timeout_seconds))
+        channel = Channel(request, plan, channel_id, files, timeout, self._around, self._release)
+        self._channels[channel.name] = channel
+        for warning in plan.warnings:
+            log.warning("channel.graph_warning", channel=channel.name, warning=warning)
+        task = asyncio.create_task(self._live(channel), name=f"channel {channel_id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return channel
+
+    async def _live(self, channel: Channel) -> None:
+        try:
+            await channel.run()
+        except Exception:
+            # A fault of ours must not leave a worker behind or a name taken for ever.
+            log.exception("channel.fault", channel=channel.name, id=channel.id)
+            self._around.spawner.kill(channel.id)
+            channel.fail()
+            self._release(channel)
+
+    def _check_graph_limit(self, graph_name: str, most: int | None) -> None:
+        limits = [limit for pattern, limit in self._graph_limits.items() if fnmatchcase(graph_name, pattern)]
+        if most is not None:
+            limits.append(most)
+        if not limits:
+            return
+        count = sum(channel.graph_name == graph_name for channel in self._channels.values())
+        if count >= min(limits):
+            raise Refusal(Cause.GRAPH_LIMIT, f"graph {graph_name!r} may have {min(limits)} workers at once")
+
+    def _release(self, channel: Channel) -> None:
+        """Free the name and the slot, of this very channel only: a newer one may bear its name already."""
+        self._ports.release(channel.port)
+        if self._channels.get(channel.name) is channel:
+            del self._channels[channel.name]

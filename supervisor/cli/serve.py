@@ -1,0 +1,94 @@
+"""``agentd serve``: settings from all places, then the server. Every setting that is not secret is a flag."""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from supervisor import sources
+from supervisor.settings import MASK, Loaded, describe, load
+from supervisor.sources import COMMAND_LINE, LISTEN_ALLOWED, Layer, Problem, SettingsError
+
+TEN_FLAGS: Final = ("--tenapp-dir", "-tenapp_dir")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Serve until told to stop, with the flags that follow the word ``serve``. Raises SettingsError."""
+    options = vars(_parser().parse_args(arguments))
+    config, named = options.pop("--config", None), options.pop("--set", [])
+    loaded = read(options, named, config)
+    warn(loaded)
+    os.environ.update(loaded.environment)  # graphs name variables of .env too
+    from supervisor.serve import serve  # noqa: PLC0415 - not before the settings are known to be good
+
+    return serve(loaded.settings)
+
+
+def read(flags: Mapping[str, str], named: Iterable[str], config: str | Path | None) -> Loaded:
+    """The settings with `flags` (flag as written -> value) and `named` (NAME=VALUE each) before all other places.
+
+    Raises SettingsError.
+    """
+    given = dict(flags)
+    for item in named:
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise SettingsError(Problem("--set", COMMAND_LINE, "allowed: NAME=VALUE", repr(item)))
+        given[f"--set {name}"] = value
+    return load(_without_secrets(given), None if config is None else Path(config))
+
+
+def warn(loaded: Loaded) -> None:
+    """Tell on stderr what is doubtful about the settings."""
+    for warning in loaded.warnings:
+        print(f"agentd: warning: {warning}", file=sys.stderr)
+
+
+def _without_secrets(flags: dict[str, str]) -> Layer:
+    settings = {setting.name: setting for setting in describe()}
+    layer = sources.from_flags(flags, settings)
+    problems = [
+        Problem(
+            given.name,
+            COMMAND_LINE,
+            f"a command line can be read by every user of this machine; set {settings[name].variables[0]} instead",
+            MASK,
+        )
+        for name, given in layer.items()
+        if settings[name].secret
+    ]
+    if problems:
+        raise SettingsError(*problems)
+    return layer
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="agentd serve",
+        usage="agentd serve [FLAG ...]",
+        description="Serve until SIGTERM or Ctrl-C. Settings come from these flags, else the environment, else .env, "
+        "else agentd.toml (docs/settings.md).",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument("--config", dest="--config", metavar="FILE", help="read FILE instead of agentd.toml")
+    parser.add_argument(
+        "--set", dest="--set", metavar="NAME=VALUE", action="append", help="any setting by its name; may be repeated"
+    )
+    parser.add_argument("--listen", dest="--listen", metavar="HOST:PORT", help=LISTEN_ALLOWED)
+    for flag in TEN_FLAGS:
+        parser.add_argument(flag, dest=flag, metavar="FOLDER", help="the same as --app-dir")
+    for setting in describe():
+        flag = sources.flag_of(setting.name)
+        text = f"{setting.meaning}; {setting.allowed} (default: {setting.default})".replace("%", "%%")
+        parser.add_argument(
+            flag,
+            dest=flag,
+            metavar="VALUE",
+            nargs="?" if setting.switch else None,
+            const="true" if setting.switch else None,
+            help=argparse.SUPPRESS if setting.secret else text,
+        )
+    return parser

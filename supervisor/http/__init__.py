@@ -1,0 +1,1 @@
+"""The HTTP side: TEN's API and the native channel API (docs/http.md)."""

@@ -1,0 +1,155 @@
+"""TEN's API: sessions, listings and tokens (wire/ten.md sections 4 to 6, 8 and 9)."""
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from supervisor import strict_json
+from supervisor.agora import build_token
+from supervisor.causes import Cause, Refusal
+from supervisor.channels.requests import StartRequest
+from supervisor.http import bodies
+from supervisor.http.addons import read_default_properties
+from supervisor.http.envelope import success
+from supervisor.http.intake import read_object
+from supervisor.http.owned import OwnedTasks
+from supervisor.http.replies import answer, json_reply, ok
+from supervisor.http.request_keys import MAX_NOTE, REQUEST_ID, note
+
+if TYPE_CHECKING:
+    from supervisor.catalog import GraphCatalog
+    from supervisor.channels.table import ChannelTable
+    from supervisor.settings import Settings
+
+Details = Callable[[], dict[str, Any]]
+
+_HEALTHY = success(msg="ok")
+
+
+class ControlApi:
+    """The handlers of TEN's API, without the vector documents."""
+
+    def __init__(
+        self,
+        settings: "Settings",
+        table: "ChannelTable",
+        catalog: "GraphCatalog",
+        details: Details,
+        owned: OwnedTasks,
+    ) -> None:
+        self._settings = settings
+        self._table = table
+        self._catalog = catalog
+        self._details = details
+        self._owned = owned
+        self._body_limit = settings.body_limit_bytes
+
+    def routes(self) -> list[web.RouteDef]:
+        """The routes of this API."""
+        return [
+            web.get("/", self.health),
+            web.get("/health", self.health),
+            web.post("/ping", self.ping),
+            web.post("/start", self.start),
+            web.post("/stop", self.stop),
+            web.get("/list", self.list_running),
+            web.get("/graphs", self.graphs),
+            web.get("/dev-tmp/addons/default-properties", self.addon_defaults),
+            web.get("/vector/document/preset/list", self.presets),
+            web.post("/token/generate", self.token),
+        ]
+
+    async def health(self, request: web.Request) -> web.Response:
+        """``GET /`` and ``GET /health``; ``?details=1`` adds what the process is made of."""
+        if "details" in request.query:
+            return json_reply(success(self._details(), msg="ok"))
+        return json_reply(_HEALTHY)
+
+    async def ping(self, request: web.Request) -> web.Response:
+        """``POST /ping``: the channel's lease begins anew. The hottest path: no log, no context, no disk."""
+        body = await read_object(request, self._body_limit)
+        self._table.ping(bodies.require_channel(bodies.read_fields(body, bodies.CHANNEL)))
+        return ok()
+
+    async def start(self, request: web.Request) -> web.Response:
+        """``POST /start``: answers when the worker is ready; a client that hangs up does not undo the start."""
+        values = bodies.read_fields(await read_object(request, self._body_limit), bodies.START)
+        properties, limits = bodies.read_overrides(values), bodies.read_limits(values)
+        name = bodies.require_channel(values)
+        note(request, channel=name, client_request_id=values["request_id"])
+        wanted = StartRequest(
+            channel_name=name,
+            graph_name=values["graph_name"],
+            user_uid=values["user_uid"],
+            bot_uid=values["bot_uid"],
+            timeout=values["timeout"],
+            properties=properties,
+            limits=limits,
+            request_id=values["request_id"][:MAX_NOTE] or request[REQUEST_ID],
+        )
+        await self._owned.finish(self._table.start(wanted))
+        return ok()
+
+    async def stop(self, request: web.Request) -> web.Response:
+        """``POST /stop``: answers when nothing of the channel is left."""
+        values = bodies.read_fields(await read_object(request, self._body_limit), bodies.CHANNEL)
+        name = bodies.require_channel(values)
+        note(request, channel=name, client_request_id=values["request_id"])
+        await self._owned.finish(self._table.stop(name))
+        return ok()
+
+    async def list_running(self, _: web.Request) -> web.Response:
+        """``GET /list``: the running channels."""
+        return answer(
+            [
+                {
+                    "channelName": channel.name,
+                    "createTs": int(channel.created_at),
+                    "graphName": channel.graph_name,
+                    "pid": channel.pid,
+                    "state": channel.state.value,
+                }
+                for channel in self._table.running()
+            ]
+        )
+
+    async def graphs(self, _: web.Request) -> web.Response:
+        """``GET /graphs``: the predefined graphs in file order; `uuid` is what older UIs read."""
+        return answer(
+            [
+                {"name": graph.name, "graph_id": graph.name, "uuid": graph.name, "auto_start": graph.auto_start}
+                for graph in self._catalog.graphs()
+            ]
+        )
+
+    async def addon_defaults(self, _: web.Request) -> web.Response:
+        """``GET /dev-tmp/addons/default-properties``."""
+        return answer(await asyncio.to_thread(read_default_properties, self._settings.addons_dir))
+
+    async def presets(self, _: web.Request) -> web.Response:
+        """``GET /vector/document/preset/list``."""
+        return answer(_parse_presets(self._settings.vector_document_preset_list))
+
+    async def token(self, request: web.Request) -> web.Response:
+        """``POST /token/generate``."""
+        values = bodies.read_fields(await read_object(request, self._body_limit), bodies.TOKEN)
+        name = bodies.require_channel(values)
+        note(request, channel=name, client_request_id=values["request_id"])
+        app_id = self._settings.agora_app_id or ""
+        certificate = self._settings.agora_app_certificate
+        token = build_token(app_id, certificate.get_secret_value() if certificate else "", name, values["uid"])
+        return answer({"appId": app_id, "token": token, "channel_name": name, "uid": values["uid"]})
+
+
+def _parse_presets(text: str) -> list[Any]:
+    if not text.strip():
+        return []
+    try:
+        presets = strict_json.parse(text.encode("utf-8", "surrogateescape"))
+    except strict_json.JsonError as error:
+        raise Refusal(Cause.PRESETS_INVALID, f"VECTOR_DOCUMENT_PRESET_LIST is not JSON: {error}") from error
+    if not isinstance(presets, list):
+        raise Refusal(Cause.PRESETS_INVALID)
+    return presets

@@ -1,0 +1,48 @@
+"""aiohttp responses with the headers every JSON answer has; the CORS headers are the server's (server.py)."""
+
+from typing import Any, Final
+
+from aiohttp import hdrs, web
+from multidict import CIMultiDict
+
+from supervisor.causes import Cause, Refusal
+from supervisor.http.envelope import CONTENT_TYPE, ROWS, encode, failure, native_failure, status_of, success
+
+_HEADERS: Final = CIMultiDict({hdrs.CONTENT_TYPE: CONTENT_TYPE})
+_SUCCESS: Final = success()
+
+
+def json_reply(body: bytes, status: int = 200) -> web.Response:
+    """A response with a JSON body that is encoded already."""
+    return web.Response(body=body, status=status, headers=_HEADERS)
+
+
+def ok() -> web.Response:
+    """TEN's plain success."""
+    return web.Response(body=_SUCCESS, headers=_HEADERS)
+
+
+def answer(data: Any) -> web.Response:
+    """TEN's success with data."""
+    return json_reply(success(data))
+
+
+def native(data: Any) -> web.Response:
+    """A good answer of the native API."""
+    return json_reply(encode(data))
+
+
+def is_native(path: str) -> bool:
+    """Whether a path belongs to the native API, also when nothing is there."""
+    return path == "/channels" or path.startswith("/channels/")
+
+
+def refused(refusal: Refusal, path: str, *, strict: bool) -> web.Response:
+    """The answer to a request that is refused, in the manner of the API its path belongs to."""
+    if is_native(path):
+        response = json_reply(native_failure(refusal), ROWS[refusal.cause].status)
+    else:
+        response = json_reply(failure(refusal, path), status_of(refusal.cause, path, strict=strict))
+    if refusal.cause is Cause.UNAUTHORIZED:
+        response.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
+    return response

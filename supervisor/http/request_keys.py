@@ -1,0 +1,18 @@
+"""What the HTTP layer keeps with a request while it is answered."""
+
+from typing import Any, Final
+
+import structlog
+from aiohttp import web
+
+REQUEST_ID: Final = web.RequestKey("request_id", str)
+NOTES: Final = web.RequestKey("notes", dict[str, Any])
+MAX_NOTE: Final = 128
+
+
+def note(request: web.Request, *, channel: str = "", client_request_id: str = "") -> None:
+    """Put the channel, and the id the client gave in its body, into the log lines of this request."""
+    given = {"channel": channel, "client_request_id": client_request_id}
+    notes = {name: value[:MAX_NOTE] for name, value in given.items() if value}
+    request[NOTES] = notes
+    structlog.contextvars.bind_contextvars(**notes)

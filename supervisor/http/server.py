@@ -1,0 +1,190 @@
+"""The HTTP application: routes, and the one middleware every request passes.
+
+The middleware gives the request its id, answers OPTIONS, checks the bearer token, turns every refusal and every
+unexpected error into the error body of the API the path belongs to, and logs. The headers that must be on every
+response, also on streams, are set by a signal that aiohttp sends for each of them.
+"""
+
+import hmac
+import itertools
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final
+
+import structlog
+from aiohttp import hdrs, web
+from multidict import CIMultiDict
+
+from supervisor.causes import EXPLANATIONS, Cause, Refusal
+from supervisor.http.channels import ChannelsApi, Sampler
+from supervisor.http.control import ControlApi, Details
+from supervisor.http.owned import OwnedTasks
+from supervisor.http.replies import refused
+from supervisor.http.request_keys import NOTES, REQUEST_ID
+from supervisor.http.vectors import VectorsApi
+
+if TYPE_CHECKING:
+    from supervisor.catalog import GraphCatalog
+    from supervisor.channels.table import ChannelTable
+    from supervisor.settings import Settings
+
+log = structlog.get_logger()
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+QUIET: Final = frozenset({"/ping", "/health", "/"})  # logged at debug level only
+OPEN: Final = frozenset({"/health", "/"})  # no token needed, for probes
+MAX_REQUEST_ID: Final = 128
+CORS: Final = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "*",
+    "Access-Control-Allow-Headers": "*",
+    "Access-Control-Expose-Headers": "*",
+    "Access-Control-Allow-Credentials": "true",
+}
+X_REQUEST_ID: Final = "X-Request-ID"
+DRAIN_MARGIN_SECONDS: Final = 5.0
+
+_CAUSE_OF_STATUS: Final = {
+    404: Cause.NOT_FOUND,
+    405: Cause.METHOD_NOT_ALLOWED,
+    413: Cause.BODY_TOO_LARGE,
+}
+
+
+def build_app(
+    settings: "Settings",
+    table: "ChannelTable",
+    catalog: "GraphCatalog",
+    *,
+    sample: Sampler,
+    details: Details,
+) -> web.Application:
+    """The application for `table`.
+
+    `sample` measures channels (bounded by a timeout here), `details` gives the data of ``/health?details=1``. On
+    shutdown streams end by themselves; on clean-up the application waits for starts and stops that requests began, so
+    the table must still live then, or have refused them. Run it with ``access_log=None``: requests are logged here.
+    """
+    owned = OwnedTasks()
+    channels = ChannelsApi(settings, table, sample, owned)
+    vectors = VectorsApi(settings, table, owned)
+    door = _Door(settings)
+    app = web.Application(middlewares=[door.handle], client_max_size=settings.body_limit_bytes)
+    app.add_routes(ControlApi(settings, table, catalog, details, owned).routes())
+    app.add_routes(vectors.routes())
+    app.add_routes(channels.routes())
+    app.on_response_prepare.append(door.finish_headers)
+
+    async def start_up(_: web.Application) -> None:
+        await vectors.clear_leftovers()
+
+    async def shut_down(_: web.Application) -> None:
+        channels.close()
+
+    async def clean_up(_: web.Application) -> None:
+        longest = max(settings.worker_start_timeout_seconds, settings.worker_stop_grace_seconds)
+        await owned.drain(longest + DRAIN_MARGIN_SECONDS)
+
+    app.on_startup.append(start_up)
+    app.on_shutdown.append(shut_down)
+    app.on_cleanup.append(clean_up)
+    return app
+
+
+class _Door:
+    """What every request passes."""
+
+    def __init__(self, settings: "Settings") -> None:
+        self._strict = settings.strict_status
+        self._token = None if settings.token is None else settings.token.get_secret_value().encode()
+        self._log_quiet = settings.log_level == "debug"
+        allowed = "*" if self._token is None else "*, Authorization"  # the wildcard does not cover it
+        self._headers = CIMultiDict(CORS | {"Access-Control-Allow-Headers": allowed, hdrs.SERVER: "agentd"})
+        self._prefix = secrets.token_hex(4)
+        self._numbers = itertools.count(1)
+
+    @web.middleware
+    async def handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer one request: never an exception, except when the client has gone."""
+        began = time.perf_counter()
+        path = request.path
+        request_id = request[REQUEST_ID] = self._request_id(request)
+        quiet = path in QUIET
+        if not quiet:
+            structlog.contextvars.bind_contextvars(request_id=request_id)
+        response: web.StreamResponse
+        if request.method == hdrs.METH_OPTIONS:
+            response = web.Response(status=204)
+        else:
+            try:
+                if self._token is not None:
+                    self._admit(request, path)
+                response = await handler(request)
+            except Refusal as refusal:
+                response = refused(refusal, path, strict=self._strict)
+            except web.HTTPException as error:
+                response = self._translated(request, error)
+            except ConnectionError:
+                log.debug("http.disconnected", method=request.method, path=path, request_id=request_id)
+                raise
+            except Exception as error:  # noqa: BLE001 - the last resort: the caller gets an answer, the log the rest
+                response = self._failed(request, request_id, error)
+        if not quiet:
+            self._log(log.info, request, response, began)
+        elif self._log_quiet:
+            self._log(log.debug, request, response, began)
+        return response
+
+    async def finish_headers(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Set the headers that are on every response."""
+        response.headers.update(self._headers)
+        if request_id := request.get(REQUEST_ID):
+            response.headers[X_REQUEST_ID] = request_id
+
+    def _request_id(self, request: web.Request) -> str:
+        given = request.headers.get(X_REQUEST_ID)
+        if given and len(given) <= MAX_REQUEST_ID and given.isascii() and given.isprintable():
+            return given
+        return f"{self._prefix}-{next(self._numbers):x}"
+
+    def _admit(self, request: web.Request, path: str) -> None:
+        if path in OPEN and "details" not in request.query:
+            return
+        scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+        matches = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), self._token or b"")
+        if scheme.lower() != "bearer" or not matches:
+            explanation = EXPLANATIONS[Cause.UNAUTHORIZED]
+            raise Refusal(Cause.UNAUTHORIZED, f"{Cause.UNAUTHORIZED}: {explanation.message}; {explanation.next_step}")
+
+    def _translated(self, request: web.Request, error: web.HTTPException) -> web.Response:
+        """What aiohttp itself refuses (no such path, wrong method), in our form."""
+        details = {
+            404: f"there is nothing at {request.path}",
+            405: f"{request.path} does not take {request.method}; allowed: {error.headers.get(hdrs.ALLOW, 'nothing')}",
+        }
+        cause = _CAUSE_OF_STATUS.get(error.status, Cause.BODY_INVALID)
+        response = refused(Refusal(cause, details.get(error.status, error.reason)), request.path, strict=True)
+        if allow := error.headers.get(hdrs.ALLOW):
+            response.headers[hdrs.ALLOW] = allow
+        return response
+
+    def _failed(self, request: web.Request, request_id: str, error: Exception) -> web.Response:
+        log.error("http.failed", method=request.method, path=request.path, request_id=request_id, exc_info=error)
+        if request.writer.output_size > 0:  # a stream: its status is sent, only breaking it off tells the reader
+            raise ConnectionResetError("the stream is broken off") from error
+        detail = f"unexpected error; the log has it under request id {request_id}"
+        return refused(Refusal(Cause.INTERNAL, detail), request.path, strict=self._strict)
+
+    @staticmethod
+    def _log(write: Callable[..., object], request: web.Request, response: web.StreamResponse, began: float) -> None:
+        write(
+            "http.request",
+            method=request.method,
+            path=request.path,
+            status=response.status,
+            ms=round((time.perf_counter() - began) * 1000, 3),
+            request_id=request[REQUEST_ID],
+            **request.get(NOTES, {}),
+        )

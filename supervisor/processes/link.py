@@ -1,0 +1,140 @@
+"""The supervisor's end of a channel's two FIFOs: reading, acknowledging, writing with a bound."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from supervisor.processes.receiver import Receiver
+from worker.frames import VERSION, Bad, Down, Frame, encode
+from worker.spawn import DOWN_FIFO, UP_FIFO
+
+READ_SIZE: Final = 64 * 1024
+READS_AT_ONCE: Final = 4
+ACK_FRAMES: Final = 256
+ACK_SECONDS: Final = 0.05
+OUTBOX_BYTES: Final = 4 * 1024 * 1024
+
+
+class LinkFullError(RuntimeError):
+    """The worker does not read: what waits for it has reached its bound."""
+
+
+class Link:
+    """One channel's pipes. Both FIFOs are held open both ways, so that neither side ever sees a broken pipe."""
+
+    __slots__ = (
+        "_ack_timer",
+        "_acked",
+        "_down",
+        "_loop",
+        "_on_bad",
+        "_on_frame",
+        "_outbox",
+        "_receiver",
+        "_up",
+        "_writing",
+    )
+
+    def __init__(self, on_frame: Callable[[Frame], None], on_bad: Callable[[Bad], None]) -> None:
+        """`on_frame` gets every frame once and in order, `on_bad` every stretch of bytes that is none."""
+        self._loop = asyncio.get_running_loop()
+        self._on_frame = on_frame
+        self._on_bad = on_bad
+        self._up = self._down = -1
+        self._outbox = bytearray()
+        self._writing = False
+        self._ack_timer: asyncio.TimerHandle | None = None
+        self._acked = 0
+        self._receiver = Receiver(epoch=1)
+
+    def open(self, folder: Path, *, epoch: int = 1, last: int = 0) -> None:
+        """Attach to the FIFOs in `folder` and ask the worker to go on after frame `last`. Raises OSError."""
+        self._receiver = Receiver(epoch, last)
+        self._acked = last
+        self._up = os.open(folder / UP_FIFO, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._down = os.open(folder / DOWN_FIFO, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._loop.add_reader(self._up, self._read)
+        self.send({"t": Down.RESUME.value, "v": VERSION, "epoch": epoch, "last": last})
+
+    def send(self, frame: Frame) -> None:
+        """Write one frame, now or when there is room. Raises FrameError, LinkFullError, or OSError when closed."""
+        line = encode(frame)
+        if len(self._outbox) + len(line) > OUTBOX_BYTES:
+            raise LinkFullError(f"{len(self._outbox)} bytes wait for the worker; at most {OUTBOX_BYTES} may")
+        self._outbox += line
+        if not self._writing:
+            self._write()
+
+    def drain(self) -> None:
+        """Take what still lies in the pipe: the worker has ended and writes no more."""
+        while self._up >= 0 and self._take():
+            pass
+
+    def close(self) -> None:
+        """Let go of the FIFOs; what was not written is dropped."""
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+            self._ack_timer = None
+        if self._up >= 0:
+            self._loop.remove_reader(self._up)
+            os.close(self._up)
+        if self._down >= 0:
+            if self._writing:
+                self._loop.remove_writer(self._down)
+            os.close(self._down)
+        self._up = self._down = -1
+        self._outbox.clear()
+
+    def _read(self) -> None:
+        # A few reads, then the other channels: a flood must not hold the loop.
+        for _ in range(READS_AT_ONCE):
+            if not self._take():
+                break
+        self._acknowledge()
+
+    def _take(self) -> bool:
+        """Read once and hand on; False when the pipe is empty."""
+        try:
+            data = os.read(self._up, READ_SIZE)
+        except BlockingIOError:
+            return False
+        for frame in self._receiver.feed(data):
+            if isinstance(frame, Bad):
+                self._on_bad(frame)
+            else:
+                self._on_frame(frame)
+            if self._up < 0:
+                return False  # a handler closed us
+        return len(data) == READ_SIZE
+
+    def _acknowledge(self) -> None:
+        waiting = self._receiver.last - self._acked
+        if waiting >= ACK_FRAMES:
+            self._send_ack()
+        elif waiting and self._ack_timer is None and self._up >= 0:
+            self._ack_timer = self._loop.call_later(ACK_SECONDS, self._send_ack)
+
+    def _send_ack(self) -> None:
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+            self._ack_timer = None
+        # While other frames wait, the worker does not read: a later acknowledgement covers this one.
+        if not self._outbox and self._down >= 0 and self._receiver.last > self._acked:
+            self._acked = self._receiver.last
+            self.send({"t": Down.ACK.value, "n": self._acked})
+
+    def _write(self) -> None:
+        try:
+            written = os.write(self._down, self._outbox)
+        except BlockingIOError:
+            written = 0
+        del self._outbox[:written]
+        if self._outbox and not self._writing:
+            self._writing = True
+            self._loop.add_writer(self._down, self._write)
+        elif not self._outbox and self._writing:
+            self._writing = False
+            self._loop.remove_writer(self._down)
+            self._send_ack()

@@ -1,0 +1,80 @@
+"""`agentd serve`: from settings to a running server, and its orderly end."""
+
+import asyncio
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from typing import Final
+
+import structlog
+import uvloop
+
+from supervisor.app import Server, StateFolderHeldError
+from supervisor.processes.spawner import SpawnerUnavailableError
+from supervisor.settings import Settings
+from supervisor.telemetry import configure
+
+log = structlog.get_logger("supervisor.serve")
+
+BACKLOG: Final = 1024
+FAILED: Final = 1
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening TCP socket; raises OSError when the address is taken or not ours."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    listener.setblocking(False)
+    return listener
+
+
+def serve(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status: 0 after an orderly end, 1 when it could not start."""
+    configure(settings.log_level, settings.log_format)
+    _raise_descriptor_limit()
+    try:
+        listener = listen(settings.host, settings.port)
+    except OSError as error:
+        sys.stderr.write(f"agentd: cannot listen on {settings.host}:{settings.port}: {error.strerror or error}\n")
+        return FAILED
+    try:
+        return uvloop.run(_serve(settings, dict(os.environ), listener))
+    finally:
+        listener.close()
+
+
+async def _serve(settings: Settings, environ: Mapping[str, str], listener: socket.socket) -> int:
+    ending = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ending.set)
+    server = Server(settings, environ)
+    try:
+        await server.start([listener])
+    except (StateFolderHeldError, SpawnerUnavailableError, OSError) as error:
+        sys.stderr.write(f"agentd: cannot start: {error}\n")
+        await server.close()
+        return FAILED
+    await ending.wait()
+    log.info("server.stopping", channels=len(server.table.all()))
+    await server.stop()
+    return 0
+
+
+def _raise_descriptor_limit() -> None:
+    """Each channel takes four descriptors; the soft limit many hosts begin with is for programs of another kind."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,333 @@
+"""Every setting of the server, in one place: its type, default and meaning (docs/settings.md).
+
+`load` reads the places of `supervisor.sources` and remembers where each value came from; `Settings(...)` with field
+names takes exactly these values and the defaults.
+"""
+
+import os
+from collections import ChainMap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self, get_args
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from supervisor import setting_types as kind
+from supervisor import sources
+from supervisor.property import Injection
+from supervisor.setting_types import GIB, MIB, Allowed, Default, is_loopback
+from supervisor.sources import Given, Layer, Problem, SettingsError
+
+__all__ = ["Description", "Loaded", "Settings", "SettingsError", "describe", "in_words", "load", "shown"]
+
+MASK: Final = "********"
+AGORA_ID_LENGTH: Final = 32
+GEMINI: Final = "*gemini*"
+LENIENT: Final = ("log_stdout", "max_gemini_worker_count")  # invalid counts as the default (wire/ten.md, section 11)
+SHIPPED: Final = Path(__file__).parent / "shipped"
+
+
+def default_state_dir() -> Path:
+    """The folder for sockets, pipes and logs of this user."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime:
+        return Path(runtime) / "agentd"
+    return Path("/run/agentd") if os.geteuid() == 0 else Path.home() / ".local/state/agentd"
+
+
+def default_app_dir() -> Path:
+    """The working folder when it is an app, else the app that comes with agentd."""
+    here = Path.cwd()
+    if (here / "property.json").is_file():
+        return here
+    return SHIPPED if SHIPPED.is_dir() else SHIPPED.parent.parent  # an editable install: the repository
+
+
+class Settings(BaseSettings):
+    """The settings of one server; frozen. Times are in seconds, sizes in bytes.
+
+    Raises pydantic.ValidationError when a value is not allowed; `load` turns that into a `SettingsError`.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    host: kind.Host = Field("127.0.0.1", description="address the server listens on")
+    port: kind.Port = Field(8080, description="port the server listens on")
+    token: kind.Token = Field(None, description="bearer token every request has to carry")
+    allow_unprotected: kind.Flag = Field(False, description="listen beyond loopback without a token")
+
+    app_dir: Annotated[
+        kind.ExistingFolder, Default("the working folder if it has a property.json, else the app that is shipped")
+    ] = Field(
+        default_factory=default_app_dir, description="app folder: working folder of foreign commands, base of imports"
+    )
+    property_file: Annotated[kind.AbsolutePath, Default("property.json in app_dir")] = Field(
+        default_factory=lambda data: data["app_dir"] / "property.json", description="file with the graphs"
+    )
+    addons_dir: Annotated[kind.AbsolutePath, Default("ten_packages/extension in app_dir")] = Field(
+        default_factory=lambda data: data["app_dir"] / "ten_packages" / "extension",
+        description="folder with the add-ons of a TEN app, for their default properties",
+    )
+    state_dir: Annotated[
+        kind.AbsolutePath, Default("$XDG_RUNTIME_DIR/agentd, else /run/agentd for root, else ~/.local/state/agentd")
+    ] = Field(default_factory=default_state_dir, description="folder for sockets, pipes and records of live channels")
+
+    log_path: Annotated[kind.AbsolutePath, Default("logs in state_dir")] = Field(
+        default_factory=lambda data: data["state_dir"] / "logs", description="folder for the workers' logs"
+    )
+    log_stdout: kind.Flag = Field(
+        False, description="workers' output goes to the server's own, each line after its [channel], not to files"
+    )
+    log_level: Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(kind.lowered)] = (
+        Field("info", description="least level of the server's own log lines")
+    )
+    log_format: Annotated[Literal["auto", "json", "console"], BeforeValidator(kind.lowered)] = Field(
+        "auto", description="form of the server's own log lines; auto: console on a terminal, else json"
+    )
+    log_file_bytes: kind.Bytes = Field(
+        10 * MIB, description="size at which a channel's log is rotated; one predecessor is kept"
+    )
+    log_total_bytes: kind.Bytes = Field(GIB, description="size of all logs at which the oldest are deleted")
+    log_keep_days: kind.Count = Field(7, description="days after which a log is deleted")
+    log_rate_bytes: kind.Bytes = Field(8 * MIB, description="output of one worker per second that is read")
+
+    workers_max: kind.Count = Field(100, description="workers at once, starting and stopping ones included")
+    max_gemini_worker_count: kind.Count = Field(3, description="workers of one graph with gemini in its name")
+    graph_limits: Annotated[kind.GraphLimits, Default("*gemini*, from max_gemini_worker_count")] = Field(
+        {}, description="workers of one graph, by pattern of its name"
+    )
+    worker_quit_timeout_seconds: kind.Count = Field(60, description="lease of a channel that is not pinged")
+    worker_start_timeout_seconds: kind.PositiveSeconds = Field(10.0, description="time a worker has to get ready")
+    worker_stop_grace_seconds: kind.Seconds = Field(2.0, description="time between SIGTERM and SIGKILL")
+    worker_settle_seconds: kind.Seconds = Field(
+        0.3, description="time a foreign command has to live to count as started"
+    )
+    orphan_grace_seconds: kind.Seconds = Field(120.0, description="time workers outlive a control server that was lost")
+    beat_seconds: kind.PositiveSeconds = Field(2.0, description="time between two heartbeats of a worker")
+
+    unknown_addons: Literal["error", "skip"] = Field(
+        "error", description="a graph with add-ons that are not installed: refuse it, or leave these nodes inert"
+    )
+    missing_env: Literal["error", "empty"] = Field(
+        "error", description="a graph with environment variables that are not set: refuse it, or take them as empty"
+    )
+    worker_command: kind.Command = Field(
+        None, description="program that is the worker of every graph; may hold {property_file} and {channel_id}"
+    )
+    worker_env: kind.Patterns = Field(
+        (), description="environment variables workers get besides the base list; *: all but AGENTD_*"
+    )
+    overridable: Annotated[kind.OptionalPatterns, Default("all")] = Field(
+        None, description="node properties that a start may override"
+    )
+    injections: kind.Injections = Field((), description="start parameters put into nodes, besides the built-in rows")
+
+    strict_status: kind.Flag = Field(
+        False, description="errors of TEN's endpoints have their HTTP status instead of 200"
+    )
+    body_limit_bytes: kind.Bytes = Field(8 * MIB, description="largest request body")
+    upload_limit_bytes: kind.Bytes = Field(64 * MIB, description="largest upload")
+    agora_app_id: kind.OptionalText = Field(None, description="Agora app id, for tokens")
+    agora_app_certificate: kind.Secret = Field(None, description="Agora app certificate, for tokens")
+    vector_document_preset_list: kind.Text = Field("[]", description="JSON list of documents the UI offers")
+
+    containment: Literal["auto", "cgroup", "sweep"] = Field(
+        "auto", description="how a worker's process tree is held together; auto: cgroup where it can be"
+    )
+    worker_memory_bytes: kind.OptionalBytes = Field(None, description="memory of one channel")
+    worker_processes: kind.OptionalLimit = Field(None, description="processes of one channel")
+    worker_cpu_weight: kind.OptionalWeight = Field(None, description="share of the CPU of one channel")
+    worker_open_files: kind.OptionalLimit = Field(4096, description="open files of each process")
+    worker_file_bytes: kind.OptionalBytes = Field(None, description="size of any file a worker writes")
+    worker_cpu_seconds: kind.OptionalLimit = Field(None, description="CPU time of each process, in seconds")
+
+    @field_validator("graph_limits")
+    @classmethod
+    def _gemini_row(cls, limits: dict[str, int], info: ValidationInfo) -> dict[str, int]:
+        return {GEMINI: info.data.get("max_gemini_worker_count", 3)} | limits
+
+    @model_validator(mode="after")
+    def _protected(self) -> Self:
+        if self.token is None and not self.allow_unprotected and not is_loopback(self.host):
+            raise ValueError(
+                "listening beyond loopback lets everybody who reaches the port start processes; allowed: "
+                "a loopback address, or set AGENTD_TOKEN, or AGENTD_ALLOW_UNPROTECTED=true"
+            )
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only the values given: `load` has read the other places, to remember where each value came from."""
+        return (init_settings,)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings, where each value that is no default came from, what was doubtful, and the environment with ``.env``."""
+
+    settings: Settings
+    given: Mapping[str, Given]
+    warnings: tuple[str, ...]
+    environment: Mapping[str, str]
+
+
+def load(flags: Layer | None = None, config: Path | None = None) -> Loaded:
+    """The settings of flags, environment, ``.env`` and agentd.toml (or `config`), in this precedence.
+
+    Raises SettingsError with every problem there is.
+    """
+    fields = Settings.model_fields
+    dotenv = sources.read_dotenv(Path(sources.DOTENV))
+    document, config_name = sources.read_config(config)
+    layers = (
+        flags or {},
+        sources.from_variables(os.environ, fields, sources.ENVIRONMENT),
+        sources.from_variables(dotenv, fields, sources.DOTENV),
+        sources.from_config(document, fields, config_name),
+    )
+    given = dict(ChainMap(*layers))
+    settings, dropped = _validated(given)
+    warnings = [
+        *sources.unknown_variables(os.environ, fields, sources.ENVIRONMENT),
+        *sources.unknown_variables(dotenv.keys() - os.environ.keys(), fields, sources.DOTENV),
+        *(f"{problem}; {shown(getattr(settings, name))} is used" for name, problem in dropped.items()),
+    ]
+    app_id = settings.agora_app_id
+    if app_id is not None and len(app_id) != AGORA_ID_LENGTH:
+        warnings.append(f"AGORA_APP_ID has {len(app_id)} characters; Agora's app ids have {AGORA_ID_LENGTH}")
+    environment = {name: value for name, value in dotenv.items() if value is not None} | os.environ
+    kept = {name: value for name, value in given.items() if name not in dropped}
+    return Loaded(settings, kept, tuple(warnings), environment)
+
+
+def _validated(given: Mapping[str, Given]) -> tuple[Settings, dict[str, Problem]]:
+    """The settings, and the problems of lenient fields, whose values were dropped."""
+    try:
+        return Settings(**{name: one.value for name, one in given.items()}), {}
+    except ValidationError as error:
+        problems = _problems(error, given)
+    dropped = {name: problem for name, problem in problems.items() if name in LENIENT}
+    if len(dropped) < len(problems):
+        raise SettingsError(*(problem for name, problem in problems.items() if name not in LENIENT))
+    settings, _ = _validated({name: one for name, one in given.items() if name not in dropped})
+    return settings, dropped
+
+
+def _problems(error: ValidationError, given: Mapping[str, Given]) -> dict[str, Problem]:
+    problems: dict[str, Problem] = {}
+    for detail in error.errors(include_url=False, include_input=False):
+        if detail["type"] == "default_factory_not_called":  # follows from another problem
+            continue
+        whole = not detail["loc"]  # the one rule over several fields is about the host
+        name = "host" if whole else str(detail["loc"][0])
+        info = Settings.model_fields[name]
+        one = given.get(name) or Given(info.get_default(), name, "default")
+        reason = detail["ctx"]["error"] if whole else f"allowed: {allowed(info)}"
+        problems.setdefault(name, Problem(one.name, one.source, str(reason), _quoted(one.part_of or one.value, info)))
+    return problems
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """One setting in words; a `switch` is true when its flag stands alone."""
+
+    name: str
+    variables: tuple[str, ...]
+    flag: str | None
+    default: str
+    allowed: str
+    meaning: str
+    secret: bool
+    switch: bool
+
+
+def describe() -> list[Description]:
+    """All settings in their order."""
+    return [
+        Description(
+            name=name,
+            variables=("AGENTD_LISTEN", *sources.variables_of(name))
+            if name in ("host", "port")
+            else sources.variables_of(name),
+            flag=None if is_secret(info) else sources.flag_of(name),
+            default=_default(name, info),
+            allowed=allowed(info),
+            meaning=info.description or "",
+            secret=is_secret(info),
+            switch=info.annotation is bool,
+        )
+        for name, info in Settings.model_fields.items()
+    ]
+
+
+def allowed(info: FieldInfo) -> str:
+    """What a field takes, in words."""
+    words = [item.text for item in info.metadata if isinstance(item, Allowed)]
+    if words:
+        return words[-1]
+    *most, last = (str(value) for value in get_args(info.annotation))
+    return f"{', '.join(most)} or {last}"
+
+
+def is_secret(info: FieldInfo) -> bool:
+    """Whether a field's value is never shown."""
+    return "SecretStr" in str(info.annotation)
+
+
+def shown(value: Any) -> str:
+    """A value for people: secrets masked."""
+    match value:
+        case None:
+            return "none"
+        case SecretStr():
+            return MASK
+        case bool():
+            return str(value).lower()
+        case Injection():
+            return f"{value.node}.{value.key}={value.field}{':str' if value.as_string else ''}"
+        case tuple():
+            return ", ".join(map(shown, value)) or "none"
+        case dict():
+            return ", ".join(f"{key}={item}" for key, item in value.items())
+    return str(value)
+
+
+def _quoted(value: Any, info: FieldInfo) -> str:
+    """A refused value as the user wrote it: masked when secret, at most 200 characters."""
+    if is_secret(info):
+        return MASK
+    text = repr(value)
+    return text if len(text) <= 200 else text[:199] + "…"
+
+
+def in_words(settings: Settings, name: str) -> str:
+    """The value of the setting `name`, in the form in which it can be given."""
+    value, info = getattr(settings, name), Settings.model_fields[name]
+    return _default(name, info) if value is None and info.default is None else _shown(name, value)
+
+
+def _default(name: str, info: FieldInfo) -> str:
+    words = [item.text for item in info.metadata if isinstance(item, Default)]
+    return words[0] if words else _shown(name, info.default)
+
+
+def _shown(name: str, value: Any) -> str:
+    return kind.size_text(value) if name.endswith("_bytes") and value is not None else shown(value)

@@ -1,0 +1,45 @@
+"""Fixtures all tests share; the first of them fails every test that leaves something behind."""
+
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness import Agentd, leaks
+from worker.spawn import instance_of
+
+ZOO = Path(__file__).parent / "zoo"
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """After the test nothing is left: no process, zombie, fd, thread, task, temporary file or cgroup."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setenv(leaks.MARK, instance_of(tmp_path))
+    before = leaks.look(tmp_path)
+    yield
+    found = leaks.look(tmp_path).beyond(before)
+    found += [f"temporary file {path}" for path in temporary.iterdir()]
+    assert not found, "the test left behind: " + "; ".join(found)
+
+
+@pytest.fixture
+def state_dir(tmp_path: Path) -> Path:
+    """A state folder of this test's own; its processes and cgroups are looked for afterwards."""
+    folder = tmp_path / "state"
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+@pytest.fixture
+async def agentd(state_dir: Path, tmp_path: Path) -> AsyncIterator[Agentd]:
+    """A real `agentd serve`, not started yet: ``await agentd.start(WORKERS_MAX="5")``; stopped afterwards."""
+    server = Agentd(state_dir, tmp_path, extra_path=ZOO)
+    try:
+        yield server
+    finally:
+        await server.stop()

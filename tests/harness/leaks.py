@@ -1,0 +1,98 @@
+"""What a test may have left behind, by containment (cgroups, children) and by marks in the environment."""
+
+import asyncio
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from worker.spawn import INSTANCE_VARIABLE, instance_of
+from worker.spawner.cgroup import find_hierarchies
+
+MARK = "AGENTD_TEST_MARK"
+
+
+@dataclass(frozen=True)
+class Traces:
+    """Everything that can be left behind, by a name that says what it is."""
+
+    processes: frozenset[str]
+    descriptors: frozenset[str]
+    threads: frozenset[str]
+    tasks: frozenset[str]
+    cgroups: frozenset[str]
+
+    def beyond(self, before: "Traces") -> list[str]:
+        """What is here and was not there `before`."""
+        return sorted(
+            name
+            for kind in ("processes", "descriptors", "threads", "tasks", "cgroups")
+            for name in getattr(self, kind) - getattr(before, kind)
+        )
+
+
+def look(folder: Path) -> Traces:
+    """The traces of this process and of everything that was started below `folder`."""
+    return Traces(_processes(folder), _descriptors(), _threads(), _tasks(), _cgroups(folder))
+
+
+def _instances(folder: Path) -> set[str]:
+    """The instances of every state folder a test may have made below its temporary folder."""
+    folders = [folder, *(path for path in folder.rglob("*") if path.is_dir() and not path.is_symlink())]
+    return {instance_of(path) for path in folders if len(path.relative_to(folder).parts) <= 3}
+
+
+def processes_of(folder: Path) -> dict[int, str]:
+    """The live processes and zombies that bear the mark of a test or of a state folder below it."""
+    marks = {f"{MARK}={instance_of(folder)}".encode()}
+    marks |= {f"{INSTANCE_VARIABLE}={instance}".encode() for instance in _instances(folder)}
+    found = {}
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit() or int(entry) == os.getpid():
+            continue
+        try:
+            environment = Path(f"/proc/{entry}/environ").read_bytes().split(b"\0")
+            if marks & set(environment):
+                command = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                found[int(entry)] = f"process {entry} ({command.strip()[:120]})"
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+    return found
+
+
+def _processes(folder: Path) -> frozenset[str]:
+    children = set()
+    for thread in os.listdir("/proc/self/task"):
+        try:
+            children |= set(Path(f"/proc/self/task/{thread}/children").read_text().split())
+        except FileNotFoundError:
+            continue
+    return frozenset(processes_of(folder).values()) | {f"child process or zombie {pid}" for pid in children}
+
+
+def _descriptors() -> frozenset[str]:
+    found = set()
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{number}")
+        except FileNotFoundError:
+            continue  # the one that listed the folder
+        found.add(f"descriptor {number} of {target}")
+    return frozenset(found)
+
+
+def _threads() -> frozenset[str]:
+    return frozenset(f"thread {thread.name} {thread.ident}" for thread in threading.enumerate())
+
+
+def _tasks() -> frozenset[str]:
+    # The one registry of all tasks of all loops; it got another name in Python 3.12.
+    registry = getattr(asyncio.tasks, "_all_tasks", None) or getattr(asyncio.tasks, "_scheduled_tasks", ())
+    return frozenset(f"task {task.get_name()}" for task in list(registry) if not task.done())
+
+
+def _cgroups(folder: Path) -> frozenset[str]:
+    names = {f"agentd-{instance}" for instance in _instances(folder)}
+    return frozenset(
+        f"cgroup {path}" for tree in find_hierarchies() for path in (tree.own / name for name in names) if path.exists()
+    )

@@ -1,0 +1,158 @@
+"""A real `agentd serve` as a child process, its log as events to wait for, its API as calls."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from tests.harness import leaks
+
+PATIENCE = 30.0  # a bound on every wait, not a wait
+
+Event = dict[str, Any]
+
+
+class Agentd:
+    """One server under test. `start` with settings as environment variables, `stop` in the end."""
+
+    def __init__(self, state_dir: Path, folder: Path, extra_path: Path) -> None:
+        self.state_dir = state_dir
+        self.folder = folder
+        self.events: list[Event] = []
+        self.address = ""
+        self.process: asyncio.subprocess.Process | None = None
+        self._extra_path = extra_path
+        self._changed = asyncio.Condition()
+        self._reader: asyncio.Task[None] | None = None
+        self._session: aiohttp.ClientSession | None = None
+
+    async def start(self, *flags: str, graphs: list[dict[str, Any]] | None = None, **settings: str) -> "Agentd":
+        """Start and wait until it answers. `graphs` become the property file's predefined graphs."""
+        property_file = self.folder / "property.json"
+        if graphs is not None:
+            property_file.write_text(json.dumps({"ten": {"predefined_graphs": graphs}}))
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.folder),
+            "TMPDIR": os.environ["TMPDIR"],
+            leaks.MARK: os.environ[leaks.MARK],
+            "PYTHONPATH": str(self._extra_path),
+            "AGENTD_STATE_DIR": str(self.state_dir),
+            "AGENTD_LISTEN": "127.0.0.1:0",
+            "AGENTD_LOG_FORMAT": "json",
+            **({"AGENTD_PROPERTY": str(property_file)} if property_file.exists() else {}),
+            **settings,
+        }
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "supervisor",
+            "serve",
+            *flags,
+            cwd=self.folder,
+            env=environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        self._reader = asyncio.create_task(self._read(self.process), name="agentd log reader")
+        ready = await self.event("server.ready")
+        self.address = ready["addresses"][0]
+        await self.event("zygote.ready")
+        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE))
+        return self
+
+    async def stop(self) -> int | None:
+        """SIGTERM, and its exit status; None when it was not running."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+        if self.process is None:
+            return None
+        process, self.process = self.process, None
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(PATIENCE):
+            await process.wait()
+            if self._reader is not None:
+                await self._reader
+        return process.returncode
+
+    async def kill(self) -> None:
+        """SIGKILL: what it had started is on its own now."""
+        assert self.process is not None
+        self.process.kill()
+        await self.stop()
+
+    async def event(self, name: str, where: Callable[[Event], bool] = lambda _: True, after: int = 0) -> Event:
+        """The first log event of this name (at or behind index `after`) that fits, waited for."""
+
+        def found() -> Event | None:
+            return next((e for e in self.events[after:] if e.get("event") == name and where(e)), None)
+
+        async with self._changed, asyncio.timeout(PATIENCE):
+            await self._changed.wait_for(lambda: found() or self._ended())
+        event = found()
+        assert event is not None, f"the server ended without {name}: {self.events[-5:]}"
+        return event
+
+    async def post(self, path: str, body: Any = None, **fields: Any) -> dict[str, Any]:
+        """POST a JSON body; the answer's JSON with its ``status`` added."""
+        return await self.request("POST", path, json=fields if body is None else body)
+
+    async def get(self, path: str) -> dict[str, Any]:
+        """GET; the answer's JSON with its ``status`` added."""
+        return await self.request("GET", path)
+
+    async def request(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        """Any request whose answer is a JSON object."""
+        assert self._session is not None
+        async with self._session.request(method, self.address + path, **options) as response:
+            answer = await response.json()
+            return {"status": response.status, **answer}
+
+    async def begin(self, channel: str, graph: str = "echo", **fields: Any) -> dict[str, Any]:
+        """POST /start, which must succeed."""
+        answer = await self.post("/start", channel_name=channel, graph_name=graph, **fields)
+        assert answer["code"] == "0", answer
+        return answer
+
+    async def end(self, channel: str) -> dict[str, Any]:
+        """POST /stop."""
+        return await self.post("/stop", channel_name=channel)
+
+    async def channel(self, name: str) -> dict[str, Any]:
+        """The native API's view of one channel."""
+        return await self.get(f"/channels/{name}")
+
+    async def gone(self, channel: str) -> Event:
+        """The event of a channel's end."""
+        return await self.event("channel.gone", lambda e: e["channel"] == channel)
+
+    def _ended(self) -> bool:
+        return (
+            self._reader is None
+            or self._reader.done()
+            or (self.process is not None and self.process.returncode is not None)
+        )
+
+    async def _read(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stderr is not None
+        while line := await process.stderr.readline():
+            try:
+                event = json.loads(line)
+            except ValueError:
+                event = {"event": "text", "text": line.decode(errors="replace")}
+            async with self._changed:
+                self.events.append(event)
+                self._changed.notify_all()
+        async with self._changed:
+            self._changed.notify_all()

@@ -1,0 +1,242 @@
+"""One channel's graph at work: builds the nodes of a plan, starts them, carries messages between them, stops them.
+
+Every node has one task and one bounded queue; it sees one message or command at a time. A node that raises is reported
+as its state, and the others go on.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import structlog
+
+from worker.agent import Context, Message, Node
+from worker.frames import Frame, FrameError, Up
+from worker.plan import NodeSpec, Plan, StartError, invalid
+from worker.registry import Registry
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+QUEUE_LENGTH: Final = 256
+QUEUE_SECONDS: Final = 5.0
+COMMAND_SECONDS: Final = 5.0
+STARTS_AT_ONCE: Final = 16
+ERROR_CHARACTERS: Final = 2000
+
+Emit = Callable[[Frame], Awaitable[int]]
+
+
+class NodeBusyError(Exception):
+    """A node's queue stayed full for QUEUE_SECONDS, so a message to it was lost."""
+
+
+class CommandError(Exception):
+    """A command that got no result; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A command in a node's queue and where its result is awaited."""
+
+    command: str
+    payload: Mapping[str, Any]
+    result: asyncio.Future[Any]
+
+
+@dataclass(slots=True)
+class Member:
+    """A node in its graph: its queue, and the task that empties it once the graph has started."""
+
+    spec: NodeSpec
+    node: Node
+    context: Context
+    queue: asyncio.Queue[Message | Call] = field(default_factory=lambda: asyncio.Queue(QUEUE_LENGTH))
+    started: bool = False
+    task: asyncio.Task[None] | None = None
+
+
+class Graph:
+    """The nodes of one plan. `emit` sends an upward frame and waits while the window is full.
+
+    The constructor builds all nodes; it raises StartError when add-ons are missing (all of them are named), cannot be
+    imported, or refuse their properties. With `skip_unknown` the nodes of missing add-ons are inert, and so are
+    subgraphs: messages to them go nowhere.
+    """
+
+    def __init__(self, plan: Plan, registry: Registry, *, channel: str, emit: Emit, skip_unknown: bool = False) -> None:
+        if plan.subgraphs and not skip_unknown:
+            raise invalid(f"nodes of type subgraph cannot be run: {', '.join(plan.subgraphs)}")
+        loaded = registry.load((spec.addon for spec in plan.nodes), allow_missing=skip_unknown)
+        self._routes = plan.routes
+        self._emit = emit
+        self._channel = channel
+        self._members = {
+            spec.name: self._build(spec, loaded.classes[spec.addon])
+            for spec in plan.nodes
+            if spec.addon in loaded.classes
+        }
+        self.skipped: list[dict[str, str]] = [
+            {"name": spec.name, "addon": spec.addon} for spec in plan.nodes if spec.addon in loaded.missing
+        ]
+        self.skipped += [{"name": name} for name in (*plan.subgraphs, *plan.elsewhere)]
+
+    @property
+    def nodes(self) -> list[dict[str, str]]:
+        """Name and add-on of each node that was built, in the order of the document."""
+        return [{"name": name, "addon": member.spec.addon} for name, member in self._members.items()]
+
+    def descriptions(self) -> list[Frame]:
+        """A ``state`` frame for each node that describes its properties."""
+        described = ((name, member.node.describe()) for name, member in self._members.items())
+        return [{"t": Up.STATE, "node": name, "properties": values} for name, values in described if values]
+
+    async def start(self, seconds: float) -> None:
+        """Start all nodes, some at once, then let messages flow.
+
+        Raises StartError: graph_invalid for the first node that raises (the others are cancelled), start_timeout with
+        the nodes that did not start within `seconds`. What was started then is for `stop` to stop.
+        """
+        places = asyncio.Semaphore(STARTS_AT_ONCE)
+        try:
+            async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
+                for member in self._members.values():
+                    group.create_task(self._start(member, places))
+        except TimeoutError:
+            late = [name for name, member in self._members.items() if not member.started]
+            raise StartError(
+                "start_timeout", f"these nodes did not start within {seconds} s: {', '.join(late)}"
+            ) from None
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        for name, member in self._members.items():
+            member.task = asyncio.create_task(self._work(member), name=f"node {name}")
+
+    async def stop(self, seconds: float) -> None:
+        """Stop all nodes at once, within `seconds`; a node that takes longer is left to the end of the process."""
+        working = [member.task for member in self._members.values() if member.task is not None]
+        for task in working:
+            task.cancel()
+        stopping = [
+            asyncio.create_task(self._stop(member), name=f"stop {name}")
+            for name, member in self._members.items()
+            if member.started
+        ]
+        if not (tasks := {*working, *stopping}):
+            return
+        _, late = await asyncio.wait(tasks, timeout=seconds)
+        for task in late:
+            log.warning("graph.stop_late", task=task.get_name(), seconds=seconds)
+            task.cancel()
+
+    async def command(self, payload: Any) -> Any:
+        """Let the first node that handles this command answer it; the handler's result.
+
+        The name is ``payload["ten"]["name"]``. Raises CommandError when there is none, nobody handles it, the handler
+        raises, or there is no result within COMMAND_SECONDS.
+        """
+        name = payload.get("ten", {}).get("name") if isinstance(payload, dict) else None
+        if not isinstance(name, str) or not name:
+            raise CommandError(f"a command's payload names it at ten.name; there is {name!r:.100}")
+        member = next((m for m in self._members.values() if name in m.context.handlers), None)
+        if member is None:
+            raise CommandError(f"no node handles the command {name!r}")
+        call = Call(name, payload, asyncio.get_running_loop().create_future())
+        try:
+            async with asyncio.timeout(COMMAND_SECONDS):
+                await member.queue.put(call)
+                return await call.result
+        except TimeoutError:
+            raise CommandError(
+                f"node {member.spec.name!r} did not answer the command {name!r} within {COMMAND_SECONDS} s"
+            ) from None
+
+    def _build(self, spec: NodeSpec, addon: type[Node]) -> Member:
+        context = Context(
+            node=spec.name,
+            addon=spec.addon,
+            channel=self._channel,
+            properties=spec.properties,
+            route=self._route,
+            emit=self._emit,
+        )
+        try:
+            return Member(spec, addon(context), context)
+        except Exception as error:  # whatever an add-on raises
+            raise _failure(spec, error) from error
+
+    async def _start(self, member: Member, places: asyncio.Semaphore) -> None:
+        async with places:
+            try:
+                await member.node.start()
+            except Exception as error:
+                raise _failure(member.spec, error) from error
+            member.started = True
+
+    async def _stop(self, member: Member) -> None:
+        try:
+            await member.node.stop()
+        except Exception as error:
+            log.exception("node.stop_failed", node=member.spec.name, error=describe(error))
+
+    async def _work(self, member: Member) -> None:
+        while True:
+            item = await member.queue.get()
+            try:
+                if isinstance(item, Message):
+                    await member.node.on_message(item)
+                elif not item.result.done():  # else nobody waits for it any more
+                    await self._answer(member, item)
+            except Exception as error:  # noqa: BLE001 - reported; the others go on
+                await self._report(member, error)
+
+    async def _answer(self, member: Member, call: Call) -> None:
+        try:
+            result = await member.context.handlers[call.command](call.payload)
+        except Exception as error:
+            if not call.result.done():
+                call.result.set_exception(CommandError(describe(error)))
+            raise
+        if not call.result.done():
+            call.result.set_result(result)
+
+    async def _report(self, member: Member, error: Exception) -> None:
+        text = describe(error)
+        log.error("node.failed", node=member.spec.name, addon=member.spec.addon, error=text, exc_info=error)
+        try:
+            await self._emit({"t": Up.STATE, "node": member.spec.name, "error": text})
+        except FrameError as unfit:
+            log.exception("node.state_unfit", node=member.spec.name, error=str(unfit))
+
+    async def _route(self, source: str, message: Message) -> None:
+        full = []
+        for route in self._routes.get((message.kind, source, message.name), ()):
+            member = self._members.get(route.node)
+            if member is None:  # inert
+                continue
+            item = route.conversion.apply(message) if route.conversion else message
+            try:
+                member.queue.put_nowait(item)
+            except asyncio.QueueFull:
+                full.append((member, item))
+        lost = [member.spec.name for member, item in full if not await _put(member.queue, item)]
+        if lost:
+            raise NodeBusyError(f"no place for {message.name!r} within {QUEUE_SECONDS} s at: {', '.join(lost)}")
+
+
+async def _put(queue: asyncio.Queue[Message | Call], item: Message) -> bool:
+    try:
+        async with asyncio.timeout(QUEUE_SECONDS):
+            await queue.put(item)
+    except TimeoutError:
+        return False
+    return True
+
+
+def describe(error: Exception) -> str:
+    """An exception as text that fits a frame: bounded, and without the lone surrogates a file name may hold."""
+    return f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS].encode(errors="replace").decode()
+
+
+def _failure(spec: NodeSpec, error: Exception) -> StartError:
+    return invalid(f"node {spec.name!r} (add-on {spec.addon!r}): {describe(error)}")

@@ -1,0 +1,320 @@
+"""One worker's life: lock, pipes, graph, READY, beats, and an orderly end. The zygote's child calls `run`."""
+
+import asyncio
+import fcntl
+import io
+import logging
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+import structlog
+
+from worker.frames import VERSION, Down, Frame, FrameError, Up, encode
+from worker.graph import CommandError, Graph, describe
+from worker.pipe import Pipe
+from worker.plan import StartError, make_plan
+from worker.registry import Registry, preload_addons
+from worker.spawn import DOWN_FIFO, LOCK_FILE, UP_FIFO
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+STOPPED: Final = 0
+FAILED: Final = 1
+NOT_STARTED: Final = 3
+
+GRACE_SECONDS: Final = 2.0  # of a stop that names none, as SIGTERM
+NODES_SHARE: Final = 0.9  # of the grace; the rest is for the last frames
+DRAIN_SECONDS: Final = 2.0  # for the last frames of a start that failed
+COMMANDS_AT_ONCE: Final = 64
+
+FIRST_GRAPH: Final = {
+    "ten": {
+        "predefined_graphs": [
+            {
+                "name": "preload",
+                "graph": {
+                    "nodes": [
+                        {"type": "extension", "name": name, "addon": name, "property": {}}
+                        for name in ("openai_chatgpt", "message_collector")
+                    ],
+                    "connections": [
+                        {
+                            "extension": "openai_chatgpt",
+                            "data": [{"name": "text_data", "dest": [{"extension": "message_collector"}]}],
+                        }
+                    ],
+                },
+            }
+        ]
+    }
+}
+
+
+class WorkerConfig(NamedTuple):
+    """What the supervisor hands to a worker.
+
+    `graph` is the effective document with `graph_name` in it, `lifeline` a descriptor that ends with the spawner.
+    """
+
+    id: str
+    channel: str
+    folder: str
+    graph: Mapping[str, Any]
+    graph_name: str
+    unknown_addons: str = "error"  # or "skip"
+    beat_seconds: float = 2.0
+    start_seconds: float = 10.0
+    lifeline: int | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "WorkerConfig":
+        """The configuration of a message; unknown keys are ignored, a missing one raises TypeError."""
+        return cls(**{name: values[name] for name in cls._fields if name in values})
+
+
+def run(config: dict[str, Any], registry: Registry | None = None) -> int:
+    """Be the worker of one channel until it is stopped; the exit status: 0 stopped, 1 failed, 3 not started.
+
+    The process is set up: own session, the channel's folder as working folder, output to FIFOs. The caller ends it
+    with `os._exit`, since a node that outlived its grace may still hold a task or a thread. Raises OSError when the
+    lock is another's or the FIFOs are not there.
+    """
+    settings = WorkerConfig.from_dict(config)
+    _take_lock(f"{settings.folder}/{LOCK_FILE}")
+    if not structlog.is_configured():
+        _configure_output()
+    structlog.contextvars.bind_contextvars(channel=settings.channel)
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(_work(settings, registry or Registry()))
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def preload() -> None:
+    """Do in the zygote, once, what all its workers would do: import add-ons, set up logging, and live a first life.
+
+    That life, of a small graph in a folder of its own, leaves behind what the interpreter makes when code runs for the
+    first time. Workers share it, and a page they need not write is a page the kernel need not copy. It starts no
+    thread and leaves no loop.
+    """
+    preload_addons()
+    _configure_output()
+    with tempfile.TemporaryDirectory(prefix="agentd-preload-") as folder:
+        loop = asyncio.new_event_loop()
+        try:
+            loop.run_until_complete(_first_life(folder))
+        finally:
+            loop.close()
+
+
+async def _first_life(folder: str) -> None:
+    for fifo in (DOWN_FIFO, UP_FIFO):
+        os.mkfifo(f"{folder}/{fifo}", 0o600)
+    down, up = (os.open(f"{folder}/{fifo}", os.O_RDWR | os.O_NONBLOCK) for fifo in (DOWN_FIFO, UP_FIFO))
+    loop = asyncio.get_running_loop()
+    os.write(down, encode({"t": Down.RESUME, "v": VERSION, "epoch": 1, "last": 0}))
+    loop.add_reader(up, os.write, down, encode({"t": Down.STOP, "grace": GRACE_SECONDS}))  # it has said something
+    try:
+        await Worker(
+            WorkerConfig(id="preload", channel="preload", folder=folder, graph=FIRST_GRAPH, graph_name="preload"),
+            Registry(),
+        ).run()
+    finally:
+        loop.remove_reader(up)
+        os.close(down)
+        os.close(up)
+
+
+def _take_lock(path: str) -> None:
+    """Take the lock that proves who this process is. It stays until the end of the process, and with it the descriptor;
+    it would also be lost if any other descriptor of this file were closed in this process.
+    """
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _configure_output() -> None:
+    """Lines leave at once, since both streams are pipes; events are JSON lines on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True, errors="backslashreplace")
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(ensure_ascii=False),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+async def _work(config: WorkerConfig, registry: Registry) -> int:
+    return await Worker(config, registry).run()
+
+
+class Beat:
+    """Sends ``beat`` frames: that the loop turns, and how late it ran its own timer at the worst since the last one.
+
+    A beat is left out while an earlier one is not acknowledged, so that a supervisor that is away finds one, not many.
+    """
+
+    def __init__(self, pipe: Pipe, seconds: float) -> None:
+        self._pipe = pipe
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._sent = 0
+        self._lag = 0.0
+
+    def start(self) -> None:
+        """Beat from now on, first after one interval."""
+        self._arm()
+
+    def stop(self) -> None:
+        """No more beats."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _arm(self) -> None:
+        due = self._loop.time() + self._seconds
+        self._timer = self._loop.call_at(due, self._tick, due)
+
+    def _tick(self, due: float) -> None:
+        self._lag = max(self._lag, self._loop.time() - due)
+        if self._pipe.acked >= self._sent:
+            self._sent = self._pipe.post({"t": Up.BEAT, "lag_ms": round(self._lag * 1000, 1)})
+            self._lag = 0.0
+        self._arm()
+
+
+class Worker:
+    """The worker of one channel; made and run inside its event loop."""
+
+    def __init__(self, config: WorkerConfig, registry: Registry) -> None:
+        self._config = config
+        self._registry = registry
+        self._loop = asyncio.get_running_loop()
+        self._stop: asyncio.Future[float] = self._loop.create_future()  # its result is the grace in seconds
+        self._pipe = Pipe(config.folder, self._on_frame)
+        self._beat = Beat(self._pipe, config.beat_seconds)
+        self._graph: Graph | None = None
+        self._commands: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> int:
+        """From the open pipes to the last frame; the exit status."""
+        self._loop.add_signal_handler(signal.SIGTERM, self._request_stop, None)
+        self._pipe.open()
+        if self._config.lifeline is not None:
+            self._loop.add_reader(self._config.lifeline, self._check_lifeline, self._config.lifeline)
+        try:
+            await self._start()
+        except StartError as error:
+            log.exception("worker.not_started", cause=error.cause, detail=error.detail)
+            bye = {"cause": error.cause, "detail": error.detail, "missing": list(error.missing)}
+            return await self._leave(NOT_STARTED, bye, DRAIN_SECONDS)
+        except Exception as error:
+            log.exception("worker.failed")
+            return await self._leave(FAILED, {"cause": "internal", "detail": describe(error)}, DRAIN_SECONDS)
+        for ignored in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(ignored, signal.SIG_IGN)
+        grace = await self._stop
+        return await self._leave(STOPPED, {"cause": "stopped"}, grace)
+
+    async def _start(self) -> None:
+        """Build and start the graph and say READY; returns early when the worker is to stop already."""
+        config = self._config
+        plan = make_plan(config.graph, config.graph_name)
+        for warning in plan.warnings:
+            log.warning(**warning)
+        self._graph = Graph(
+            plan,
+            self._registry,
+            channel=config.channel,
+            emit=self._pipe.send,
+            skip_unknown=config.unknown_addons == "skip",
+        )
+        starting = asyncio.create_task(self._graph.start(config.start_seconds), name="start")
+        first: set[asyncio.Future[Any]] = {starting, self._stop}
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait({starting}, timeout=self._stop.result() / 2)
+            return
+        await starting
+        self._pipe.post({"t": Up.READY, "nodes": self._graph.nodes, "skipped": self._graph.skipped})
+        self._pipe.flush()
+        for description in self._graph.descriptions():
+            try:
+                self._pipe.post(description)
+            except FrameError as error:
+                log.warning("node.description_unfit", node=description["node"], error=str(error))
+        self._beat.start()
+
+    async def _leave(self, status: int, bye: Frame, grace: float) -> int:
+        """Stop the nodes, say why, and see the last frames off, all within the grace; `status` again."""
+        deadline = self._loop.time() + grace
+        self._beat.stop()
+        if self._graph is not None:
+            await self._graph.stop(grace * NODES_SHARE)
+        for command in self._commands:
+            command.cancel()
+        self._pipe.post({"t": Up.BYE, **bye})
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._pipe.drain()
+        except TimeoutError:
+            log.warning("worker.frames_unwritten", status=status)
+        self._pipe.close()
+        return status
+
+    def _request_stop(self, grace: Any) -> None:
+        """The first request decides; the supervisor escalates on its own."""
+        if not self._stop.done():
+            valid = isinstance(grace, int | float) and grace >= 0
+            self._stop.set_result(float(grace) if valid else GRACE_SECONDS)
+
+    def _check_lifeline(self, lifeline: int) -> None:
+        """The spawner died: nobody could kill this process any more, so it ends without a word."""
+        if not os.read(lifeline, 1):
+            os._exit(FAILED)
+
+    def _on_frame(self, frame: Frame) -> None:
+        match frame["t"]:
+            case Down.STOP:
+                self._request_stop(frame.get("grace"))
+            case Down.COMMAND:
+                self._begin_command(frame)
+            case other:
+                log.warning("worker.frame_ignored", type=other)
+
+    def _begin_command(self, frame: Frame) -> None:
+        if len(self._commands) >= COMMANDS_AT_ONCE:
+            error = f"{COMMANDS_AT_ONCE} commands are under way, which is the most"
+            self._pipe.post({"t": Up.REPLY, "id": frame.get("id"), "ok": False, "error": error})
+            return
+        task = self._loop.create_task(self._command(frame), name="command")
+        self._commands.add(task)
+        task.add_done_callback(self._commands.discard)
+
+    async def _command(self, frame: Frame) -> None:
+        reply: Frame = {"t": Up.REPLY, "id": frame.get("id")}
+        try:
+            result = await self._built().command(frame.get("payload"))
+            await self._pipe.send({**reply, "ok": True, "result": result})
+        except (CommandError, FrameError) as error:
+            await self._pipe.send({**reply, "ok": False, "error": str(error)})
+
+    def _built(self) -> Graph:
+        if self._graph is None:
+            raise CommandError("the graph is not built yet")
+        return self._graph

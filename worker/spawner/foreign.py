@@ -1,0 +1,64 @@
+"""Foreign workers: any command line, exec'd with the same containment as our own."""
+
+import os
+import signal
+from typing import NoReturn
+
+from worker.spawn import SpawnRequest
+from worker.spawner.containment import Leaf
+from worker.spawner.linux import CloneUnavailableError, clone
+from worker.spawner.setup import become_worker
+
+
+def fork(request: SpawnRequest, leaf: Leaf, *, limit_memory: bool) -> tuple[int, int]:
+    """Start the command; its pid and a pipe that carries an error text, or just ends once exec has succeeded.
+
+    Raises OSError when the fork fails.
+    """
+    reader, writer = os.pipe()
+    parent = os.getpid()
+    cgroup = leaf.fd()
+    try:
+        try:
+            pid = clone(cgroup)
+        except CloneUnavailableError:
+            pid = os.fork()
+    except OSError:
+        os.close(reader)
+        os.close(writer)
+        raise
+    finally:
+        if cgroup >= 0 and os.getpid() == parent:
+            os.close(cgroup)
+    if pid == 0:
+        _exec(request, leaf, parent, writer, limit_memory=limit_memory)
+    os.close(writer)
+    os.set_blocking(reader, False)
+    return pid, reader
+
+
+def _exec(request: SpawnRequest, leaf: Leaf, parent: int, writer: int, *, limit_memory: bool) -> NoReturn:
+    """In the child: never returns."""
+    command = request.command or ("",)
+    step = "the worker's own set-up"
+    try:
+        # The event loop's wake-up descriptor is the spawner's; a signal in this child must not write to it.
+        signal.set_wakeup_fd(-1)
+        become_worker(
+            request.folder,
+            request.limits,
+            parent=parent,
+            cgroups=leaf.procs_files(),
+            limit_memory=limit_memory,
+            keep=(writer,),
+        )
+        if request.cwd is not None:
+            step = f"folder {request.cwd!r}"
+            os.chdir(request.cwd)
+        step = f"command {command[0]!r}"
+        os.execvpe(command[0], list(command), request.environment)
+    except BaseException as error:  # noqa: BLE001 - the spawner tells it; nothing may unwind into its loop here
+        reason = (error.strerror if isinstance(error, OSError) else None) or repr(error)
+        os.write(writer, f"{step}: {reason}".encode()[:4096])
+    finally:
+        os._exit(127)

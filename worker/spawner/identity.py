@@ -1,0 +1,77 @@
+"""Who a process is: a pidfd, confirmed by start time, boot id and the lock it holds; never a number alone."""
+
+import fcntl
+import os
+import signal
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_FLOCK: Final = struct.Struct("@hhqqi4x")
+
+
+def boot_id() -> str:
+    """This boot of the kernel: a start time means nothing without it."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """What /proc/PID/stat tells of a process: its state letter, parent, session, and start in clock ticks since boot."""
+
+    state: str
+    parent: int
+    session: int
+    start_time: int
+
+
+def read_stat(pid: int) -> Stat | None:
+    """The `Stat` of a process, None when there is none of that number."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = text[text.rindex(b")") + 2 :].split()  # the name before it may hold anything, also spaces and brackets
+    return Stat(fields[0].decode(), int(fields[1]), int(fields[3]), int(fields[19]))
+
+
+def lock_holder(path: Path) -> int | None:
+    """The process that holds the write lock on a worker's lock file, by the kernel's word; None when nobody does."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        answer = fcntl.fcntl(fd, fcntl.F_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+    finally:
+        os.close(fd)
+    kind, _, _, _, pid = _FLOCK.unpack(answer)
+    return None if kind == fcntl.F_UNLCK else pid
+
+
+def signal_pidfd(pidfd: int, number: int) -> bool:
+    """Send a signal to the process behind a pidfd; False when it has ended already."""
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def open_if(pid: int, start_time: int) -> int | None:
+    """A pidfd of the process that bears this number and began at this time; None when it is gone.
+
+    The order matters: once the pidfd is open the number cannot be given to anybody else behind our back, so a start
+    time read afterwards is that of the process the pidfd means.
+    """
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    stat = read_stat(pid)
+    if stat is None or stat.start_time != start_time:
+        os.close(pidfd)
+        return None
+    return pidfd

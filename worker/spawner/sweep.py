@@ -1,0 +1,90 @@
+"""Containment without cgroups: the tree below a worker, and its orphans, which the kernel hands to this subreaper.
+
+An orphan is one of our own children that we did not start. It belongs to the channel of its session (the worker leads
+one), or, after a setsid of its own, to the channel whose id stands in its initial environment. Only descendants of
+this process are ever looked at, so the environment says *which* channel, never *whether* a process is ours.
+"""
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Final
+
+from worker.spawn import CHANNEL_VARIABLE
+from worker.spawner.identity import read_stat, signal_pidfd
+
+_ROUNDS: Final = 64
+
+
+def children(pid: int) -> list[int]:
+    """The children of a process, of all its threads; empty when it is gone."""
+    found: list[int] = []
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except (FileNotFoundError, ProcessLookupError):
+        return found
+    for thread in threads:
+        try:
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                found.extend(int(number) for number in file.read().split())
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def channel_of(pid: int) -> str | None:
+    """The channel id in a process's initial environment."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            variables = file.read().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+    prefix = CHANNEL_VARIABLE.encode() + b"="
+    return next((v[len(prefix) :].decode(errors="replace").strip() for v in variables if v.startswith(prefix)), None)
+
+
+def _alive(pid: int) -> bool:
+    stat = read_stat(pid)
+    return stat is not None and stat.state not in "ZX"
+
+
+def members(channel: str, worker: int) -> list[int]:
+    """The live processes of a channel's tree: the worker, its orphans, and all that descends from either."""
+    roots = []
+    for child in children(os.getpid()):
+        stat = read_stat(child)
+        if stat is not None and (child == worker or stat.session == worker or channel_of(child) == channel):
+            roots.append(child)
+    found: list[int] = []
+    while roots:
+        pid = roots.pop()
+        if pid not in found:
+            found.append(pid)
+            roots.extend(children(pid))
+    return [pid for pid in found if _alive(pid)]
+
+
+def kill_members(list_members: Callable[[], list[int]]) -> None:
+    """SIGKILL for all: frozen first and looked at again until no new one appears, so that none forks away meanwhile."""
+    pidfds: dict[int, int] = {}
+    try:
+        for _ in range(_ROUNDS):
+            new = [pid for pid in list_members() if pid not in pidfds]
+            if not new:
+                break
+            for pid in new:
+                try:
+                    pidfds[pid] = os.pidfd_open(pid)
+                except ProcessLookupError:
+                    continue
+            still = set(list_members())  # looked at again behind the open pidfd: a recycled number is not among them
+            for pid in new:
+                if pid in still and pid in pidfds:
+                    signal_pidfd(pidfds[pid], signal.SIGSTOP)
+                elif pid in pidfds:
+                    os.close(pidfds.pop(pid))
+        for pidfd in pidfds.values():
+            signal_pidfd(pidfd, signal.SIGKILL)
+    finally:
+        for pidfd in pidfds.values():
+            os.close(pidfd)

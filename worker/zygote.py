@@ -1,0 +1,187 @@
+"""A zygote: an interpreter that has imported and preloaded everything once and forks workers on demand.
+
+One thread, no event loop. The spawner asks over a SOCK_SEQPACKET socket; the children are the spawner's, not ours, so a
+zygote may die without harm to them (`worker.spawner.zygotes` is the other side).
+"""
+
+import ctypes
+import gc
+import importlib
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Any, Final, NoReturn
+
+from worker import main as worker_main
+from worker.spawn import CHANNEL_VARIABLE, MAX_MESSAGE, Limits, pack, unpack
+from worker.spawner.linux import CloneUnavailableError, clone
+from worker.spawner.setup import become_worker
+
+SETUP_FAILED: Final = 126
+MARK_WIDTH: Final = 64
+
+
+def preload(references: Sequence[str]) -> None:
+    """Call each ``module:function`` once; raises what it raises, with the reference in the message."""
+    for reference in references:
+        module, _, function = reference.partition(":")
+        try:
+            getattr(importlib.import_module(module), function)()
+        except Exception as error:
+            raise RuntimeError(f"preload {reference}: {error!r}") from error
+
+
+class Mark:
+    """The channel id in a forked worker's /proc/PID/environ, which otherwise would show the zygote's.
+
+    The kernel shows the memory the program was started with; the spawner starts us with a wide enough blank there.
+    It lets the spawner tell whose orphan a process is (`worker.spawner.sweep`), and a person whose process.
+    """
+
+    def __init__(self) -> None:
+        self._address = 0
+        environ = ctypes.POINTER(ctypes.c_void_p).in_dll(ctypes.CDLL(None), "environ")
+        prefix = CHANNEL_VARIABLE.encode() + b"="
+        for index in range(1_000_000):
+            address = environ[index]
+            if address is None:
+                return
+            if ctypes.string_at(address, len(prefix)) == prefix:
+                self._address = address + len(prefix)
+                return
+
+    def write(self, channel: str) -> None:
+        """Put the id over the blank; too long a one is cut."""
+        if self._address:
+            text = channel.encode()[:MARK_WIDTH].ljust(MARK_WIDTH)
+            ctypes.memmove(self._address, text, MARK_WIDTH)
+
+
+class Zygote:
+    """The loop of one zygote."""
+
+    def __init__(self, channel: socket.socket, lifeline: int) -> None:
+        self._channel = channel
+        self._lifeline = lifeline
+        self._spawner = os.getppid()
+        self._mark = Mark()
+
+    def serve(self) -> None:
+        """Fork a worker for each request, until the spawner is gone."""
+        self._channel.send(pack({"ready": True}))
+        while True:
+            data, fds, _, _ = socket.recv_fds(self._channel, MAX_MESSAGE, 2)
+            if not data:
+                return
+            try:
+                self._channel.send(pack(self._fork(unpack(data), fds)))
+            finally:
+                for fd in fds:
+                    os.close(fd)
+
+    def _fork(self, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        threads = len(os.listdir("/proc/self/task"))
+        if threads != 1:
+            return {
+                "id": message["id"],
+                "error": f"a preload left {threads - 1} threads running in the zygote; it must start none",
+            }
+        cgroup = fds[1] if message["cgroup"] else -1
+        try:
+            pid = self._clone(cgroup)
+        except OSError as error:
+            return {"id": message["id"], "error": f"fork: {error.strerror or error}"}
+        if pid == 0:
+            self._become(message, fds[0])
+        return {"id": message["id"], "pid": pid}
+
+    def _clone(self, cgroup: int) -> int:
+        try:
+            return clone(cgroup, as_sibling=True)
+        except CloneUnavailableError:
+            return self._fork_twice()
+
+    def _fork_twice(self) -> int:
+        """Without clone3: a child whose parent ends at once is handed to the spawner, our subreaper."""
+        reader, writer = os.pipe()
+        middle = os.fork()
+        if middle == 0:
+            pid = os.fork()
+            if pid == 0:
+                os.close(writer)
+                os.read(reader, 1)  # ends when the one in the middle has ended, just before the kernel re-parents us
+                while os.getppid() != self._spawner:
+                    os.sched_yield()
+                os.close(reader)
+                return 0
+            os.write(writer, pid.to_bytes(4, "little"))
+            os._exit(0)
+        os.close(writer)
+        try:
+            number = os.read(reader, 4)
+        finally:
+            os.close(reader)
+            os.waitpid(middle, 0)
+        if len(number) != 4:
+            raise OSError(11, "the second fork failed")
+        return int.from_bytes(number, "little")
+
+    def _become(self, message: dict[str, Any], config: int) -> NoReturn:
+        """In the child: never returns."""
+        status = SETUP_FAILED
+        try:
+            self._mark.write(message["id"])
+            with os.fdopen(config, "rb") as file:
+                file.seek(0)
+                document = json.load(file)
+            become_worker(
+                message["folder"],
+                Limits.from_dict(message["limits"]),
+                parent=self._spawner,
+                cgroups=message["procs_files"],
+                limit_memory=message["limit_memory"],
+                keep=(self._lifeline,),
+            )
+            # What the interpreter itself would have set up had this process been started anew.
+            signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+            sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+            sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+            os.environ.clear()
+            os.environ.update(message["environment"])
+            gc.enable()
+            document["lifeline"] = self._lifeline
+            status = worker_main.run(document)
+            sys.stdout.flush()
+        except BaseException:  # noqa: BLE001 - nothing may unwind into the zygote's loop in a forked child
+            sys.excepthook(*sys.exc_info())
+            status = status or 1
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """``python -m worker.zygote SOCKET_FD LIFELINE_FD [PRELOAD...]``, started by the spawner only."""
+    channel = socket.socket(fileno=int(arguments[0]))
+    lifeline = int(arguments[1])
+    os.set_inheritable(channel.fileno(), False)
+    os.set_inheritable(lifeline, False)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        preload(arguments[2:])
+    except RuntimeError as error:
+        channel.send(pack({"broken": str(error)}))
+        return 1
+    # Frozen objects are never looked at by the collector again, so that their pages stay shared with all workers.
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    Zygote(channel, lifeline).serve()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
