@@ -160,7 +160,7 @@ EXPLANATIONS: dict[Cause, Explanation] = {
 }
 
 
-class Refusal(Exception):
+class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not an error of ours
     """A request that cannot be done, with its cause.
 
     `detail` is for the person who reads the answer: it names the thing, the value and what is allowed, and never

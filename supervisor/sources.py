@@ -220,5 +220,6 @@ def _with_listen_split(layer: Layer) -> Layer:
 
 
 def _instead(name: str, known: Collection[str]) -> str:
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {nearest[0]}?" if nearest else "see docs/settings.md for the settings there are"
+    bare = {one.removeprefix(PREFIX): one for one in known}  # AGENTD_WORKERS_MAX is meant to be WORKERS_MAX
+    nearest = difflib.get_close_matches(name.removeprefix(PREFIX), bare, n=1, cutoff=0.5)
+    return f"did you mean {bare[nearest[0]]}?" if nearest else "see docs/settings.md for the settings there are"

@@ -85,6 +85,8 @@ def run(config: dict[str, Any], registry: Registry | None = None) -> int:
     """
     settings = WorkerConfig.from_dict(config)
     _take_lock(f"{settings.folder}/{LOCK_FILE}")
+    for ignored in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(ignored, signal.SIG_IGN)
     if not structlog.is_configured():
         _configure_output()
     structlog.contextvars.bind_contextvars(channel=settings.channel)
@@ -225,8 +227,6 @@ class Worker:
         except Exception as error:
             log.exception("worker.failed")
             return await self._leave(FAILED, {"cause": "internal", "detail": describe(error)}, DRAIN_SECONDS)
-        for ignored in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
-            signal.signal(ignored, signal.SIG_IGN)
         grace = await self._stop
         return await self._leave(STOPPED, {"cause": "stopped"}, grace)
 

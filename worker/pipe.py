@@ -70,8 +70,9 @@ class Outbox:
     def resume(self, epoch: int, last: int) -> bool:
         """Begin again for a new reader, who has frames up to `last`; False for an epoch that is not newer (stale).
 
-        What is half written is thrown away: its line ends where the newline before the ``reset`` stands. Frames from
-        `last` + 1 that were acknowledged before, and are gone, are replaced by one ``gap`` frame that names them.
+        What is half written is thrown away: its line ends where the newline before the ``reset`` stands. The ``last``
+        of the reset is the number before the next frame: the reader's own, more if frames after it were acknowledged
+        before and are gone, less if it names frames that were never written.
         """
         if epoch <= self.epoch:
             return False
@@ -79,10 +80,8 @@ class Outbox:
         self.ack(last)
         self._queued.extendleft(reversed(self._kept))
         self._kept.clear()
-        start = b"\n" + encode({"t": Up.RESET, "v": VERSION, "epoch": epoch, "last": min(last, self.acked)})
-        if last < self.acked:
-            start += encode({"t": Up.GAP, "n": self.acked, "from": last + 1})
-        self._wire = memoryview(start)
+        reset = {"t": Up.RESET, "v": VERSION, "epoch": epoch, "last": self.acked}
+        self._wire = memoryview(b"\n" + encode(reset))
         return True
 
     def pending(self) -> memoryview:

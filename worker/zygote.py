@@ -171,6 +171,7 @@ def main(arguments: Sequence[str]) -> int:
     os.set_inheritable(lifeline, False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
+        worker_main.preload()
         preload(arguments[2:])
     except RuntimeError as error:
         channel.send(pack({"broken": str(error)}))

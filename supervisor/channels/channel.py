@@ -17,6 +17,7 @@ from typing import Any, Final
 import structlog
 
 from supervisor.causes import EXPLANATIONS, Cause, Refusal
+from supervisor.channels import foreign_commands
 from supervisor.channels.health import verdict
 from supervisor.channels.lease import NEVER, Lease
 from supervisor.channels.lifecycle import Action, Event, State, cause_of_exit, transition
@@ -114,7 +115,7 @@ class Channel:
 
     @property
     def health(self) -> str:
-        """ "ok", "slow" or "stuck" (`health.verdict`); a foreign worker that does not beat counts as ok."""
+        """One of "ok", "slow" and "stuck" (`health.verdict`); a foreign worker that does not beat counts as ok."""
         if self.state is not State.RUNNING or self.foreign:
             return "ok"
         return verdict(time.monotonic() - self._last_sign, self._around.settings.beat_seconds, self._lag_ms)
@@ -137,7 +138,7 @@ class Channel:
         self._inbox.put_nowait((event, cause, detail))
 
     async def started(self) -> None:
-        """Wait until it is ready. Raises Refusal with the cause when it never will be. Bounded by the start deadline."""
+        """Wait until it is ready, bounded by the start deadline. Raises Refusal with the cause of a failed start."""
         await asyncio.shield(self._started)
 
     async def gone(self) -> None:
@@ -145,13 +146,19 @@ class Channel:
         await asyncio.shield(self._gone)
 
     async def command(self, payload: dict[str, Any]) -> dict[str, Any]:
-        """Have the worker's graph handle a command; its reply frame. Raises Refusal(COMMAND_UNDELIVERED)."""
+        """Have the worker's graph handle a command; its reply frame, empty if it is foreign and took the command.
+
+        Raises Refusal(COMMAND_UNDELIVERED).
+        """
+        if self.foreign:
+            await foreign_commands.deliver(self.port, payload)
+            return {}
         number = next(self._command_ids)
         reply = self._commands[number] = self._loop.create_future()
         try:
             self._link.send({"t": Down.COMMAND.value, "id": number, "payload": payload})
             async with asyncio.timeout(COMMAND_SECONDS):
-                frame = await reply
+                frame: Frame = await reply
         except (FrameError, LinkFullError, OSError) as error:
             raise Refusal(Cause.COMMAND_UNDELIVERED, f"the worker cannot be told: {error}") from error
         except TimeoutError as error:
@@ -252,6 +259,8 @@ class Channel:
             self._detail = self._detail or _describe(self._status, oom=self._oom)
 
     def _begin_stop(self) -> None:
+        late = time.monotonic() - self.lease.deadline if self._cause is Cause.LAPSED else None
+        self._log.info("channel.stopping", cause=self._cause, late_ms=None if late is None else round(late * 1000, 3))
         grace = self._around.settings.worker_stop_grace_seconds
         term_after = 0.0 if self.foreign else grace * FRAME_SHARE
         if not self.foreign:
@@ -426,7 +435,7 @@ class Channel:
         return time.monotonic() >= self.lease.deadline
 
     def _watch_lease(self) -> None:
-        """One timer for the deadline as it is now; pings only move the deadline, a timer that finds it moved re-arms."""
+        """One timer for the deadline as it is: pings only move the deadline, a timer that finds it moved re-arms."""
         remaining = self.lease.remaining(time.monotonic())
         if remaining is None:
             return

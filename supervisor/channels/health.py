@@ -9,7 +9,7 @@ STUCK_SECONDS: Final = 5.0
 
 
 def verdict(silent: float, beat_seconds: float, lag_ms: float) -> str:
-    """ "ok", "slow" or "stuck" for a worker whose last sign of life is `silent` seconds old.
+    """One of "ok", "slow" and "stuck", for a worker whose last sign of life is `silent` seconds old.
 
     `lag_ms` is how late its event loop ran its last beat: a loop that is held up is slow even though it beats.
     """

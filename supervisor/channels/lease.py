@@ -31,7 +31,7 @@ class Lease:
 
 
 def timeout_of(wish: int | None, default: float) -> float:
-    """The lease's seconds for the ``timeout`` of a start: positive as it is, -1 never, all else the default (section 4)."""
+    """The lease in seconds for a start's ``timeout``: positive as it is, -1 never, else the default (section 4)."""
     if wish == -1:
         return NEVER
     return float(wish) if wish is not None and wish > 0 else default

@@ -89,6 +89,7 @@ class Preparation:
         self._catalog = catalog
         self._ports = ports
         self._environ = environ
+        self._environment = choose(environ, settings.worker_env)
         self._preloads = {point.name: point.value for point in entry_points(group=PRELOADS)}
         self._base = Limits(
             memory_bytes=settings.worker_memory_bytes,
@@ -117,7 +118,7 @@ class Preparation:
                 document, variables = effective.for_command(self._environ, self._settings.missing_env)
                 return Plan(
                     foreign=True,
-                    environment=choose(self._environ, self._settings.worker_env, variables),
+                    environment={**self._environment, **variables},
                     limits=limits,
                     warnings=warnings,
                     command=command,
@@ -129,7 +130,7 @@ class Preparation:
             document = effective.for_worker(self._environ, self._settings.missing_env)
             return Plan(
                 foreign=False,
-                environment=choose(self._environ, self._settings.worker_env, {}),
+                environment=self._environment,
                 limits=limits,
                 warnings=warnings,
                 preload=self._preload(document),

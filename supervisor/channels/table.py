@@ -79,7 +79,10 @@ class ChannelTable:
         return channel.ending.receipt if channel.ending is not None else None
 
     async def command(self, name: str, payload: dict[str, Any]) -> dict[str, Any]:
-        """Have a running channel's worker handle a command; its reply. Raises Refusal(CHANNEL_UNKNOWN | COMMAND_UNDELIVERED)."""
+        """Have a running channel's worker handle a command; its reply.
+
+        Raises Refusal(CHANNEL_UNKNOWN | COMMAND_UNDELIVERED).
+        """
         channel = self._channels.get(name)
         if channel is None or channel.state is not State.RUNNING:
             raise Refusal(Cause.CHANNEL_UNKNOWN)

@@ -15,20 +15,12 @@ import orjson
 
 from supervisor import strict_json
 from supervisor.causes import Cause, Refusal
+from supervisor.graph_file import kind_of
 from supervisor.options import LIMIT_RANGES
 from supervisor.property import check_overrides
 from worker.spawn import Limits
 
 _LONG_DIGITS: Final = re.compile(rb"\d{19}")
-_KINDS: Final[Mapping[type, str]] = {
-    type(None): "null",
-    bool: "a boolean",
-    int: "an integer",
-    float: "a number that is no integer",
-    str: "a string",
-    list: "an array",
-    dict: "an object",
-}
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
@@ -44,7 +36,7 @@ def parse_object(data: bytes) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise Refusal(Cause.BODY_INVALID, f"the body is {_KINDS[type(value)]}; it must be an object")
+        raise Refusal(Cause.BODY_INVALID, f"the body is {kind_of(value)}; it must be an object")
     return value
 
 
@@ -104,7 +96,7 @@ def read_fields(body: Mapping[str, Any], schema: tuple[Field, ...], prefix: str 
         if value is None:
             value = field.default
         elif not field.kind.accepts(value):
-            shown = _KINDS[type(value)] if field.secret else _shown(value)
+            shown = kind_of(value) if field.secret else _shown(value)
             raise Refusal(Cause.BODY_INVALID, f"{prefix}{field.name} is {shown}; it must be {field.kind.allowed}")
         values[field.name] = value
     return values
@@ -112,7 +104,7 @@ def read_fields(body: Mapping[str, Any], schema: tuple[Field, ...], prefix: str 
 
 def _shown(value: Any) -> str:
     """Numbers and booleans as they came (an integer may be thousands of digits long), of all else only the type."""
-    return json.dumps(value) if type(value) in (bool, int, float) and abs(value) < 2**64 else _KINDS[type(value)]
+    return json.dumps(value) if type(value) in (bool, int, float) and abs(value) < 2**64 else kind_of(value)
 
 
 def require_channel(values: Mapping[str, Any]) -> str:
@@ -132,6 +124,7 @@ def read_limits(values: Mapping[str, Any]) -> Limits:
     """The `limits` of a start; raises Refusal(BODY_INVALID), also for an unknown one: no limit is silently ignored."""
     given = values["limits"] or {}
     known = [field.name for field in LIMITS]
-    if unknown := next((name for name in given if name not in known), None):
-        raise Refusal(Cause.BODY_INVALID, f"limits has {unknown[:64]!r}; allowed are {', '.join(known)}")
+    for name in given:
+        if name not in known:
+            raise Refusal(Cause.BODY_INVALID, f"limits has {name[:64]!r}; allowed are {', '.join(known)}")
     return Limits(**read_fields(given, LIMITS, "limits."))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+CHANNEL: Final = "/channels/{name:[^/]+}"  # without the pattern a name with braces would not match
 SAMPLE_SECONDS: Final = 2.0
 POLL_SECONDS: Final = 0.25
 STALL_SECONDS: Final = 60.0
@@ -69,9 +70,9 @@ class ChannelsApi:
         """The routes of this API."""
         return [
             web.get("/channels", self.list_all),
-            web.get("/channels/{name}", self.show),
-            web.delete("/channels/{name}", self.stop),
-            web.get("/channels/{name}/logs", self.logs, allow_head=False),
+            web.get(CHANNEL, self.show),
+            web.delete(CHANNEL, self.stop),
+            web.get(f"{CHANNEL}/logs", self.logs, allow_head=False),
         ]
 
     def close(self) -> None:
@@ -111,9 +112,7 @@ class ChannelsApi:
                 # decided before the last read, so that it also gets what was written up to the end
                 last = not follow or self._closing.is_set() or self._table.get(channel.name) is not channel
                 while data := reader.read():
-                    async with asyncio.timeout(STALL_SECONDS):
-                        await response.write(data)
-                    await asyncio.sleep(0)  # a write does not yield while its buffer has room
+                    await _write(response, data)
                 if last or request.transport is None:
                     break
                 await self._pause()
@@ -135,7 +134,7 @@ class ChannelsApi:
         return channel
 
     async def _described(self, channels: Sequence["Channel"]) -> list[dict[str, Any]]:
-        samples: Mapping[str, "Sample"] = {}
+        samples: Mapping[str, Sample] = {}
         try:
             async with asyncio.timeout(SAMPLE_SECONDS):
                 samples = await self._sample(channels)
@@ -143,6 +142,16 @@ class ChannelsApi:
             log.warning("sample.late", channels=len(channels), after_seconds=SAMPLE_SECONDS)
         monotonic, wall = time.monotonic(), time.time()
         return [channel_json(channel, samples.get(channel.id), monotonic, wall) for channel in channels]
+
+
+async def _write(response: web.StreamResponse, data: bytes) -> None:
+    """Write to a reader; one that takes nothing for STALL_SECONDS counts as gone."""
+    try:
+        async with asyncio.timeout(STALL_SECONDS):
+            await response.write(data)
+    except TimeoutError as error:
+        raise ConnectionAbortedError(f"the reader took nothing for {STALL_SECONDS:g} s") from error
+    await asyncio.sleep(0)  # a write does not yield while its buffer has room
 
 
 def _name(request: web.Request) -> str:

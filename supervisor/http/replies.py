@@ -8,6 +8,8 @@ from multidict import CIMultiDict
 from supervisor.causes import Cause, Refusal
 from supervisor.http.envelope import CONTENT_TYPE, ROWS, encode, failure, native_failure, status_of, success
 
+CAUSE_HEADER: Final = "Agentd-Cause"  # TEN's codes each stand for several causes; this tells which
+
 _HEADERS: Final = CIMultiDict({hdrs.CONTENT_TYPE: CONTENT_TYPE})
 _SUCCESS: Final = success()
 
@@ -43,6 +45,7 @@ def refused(refusal: Refusal, path: str, *, strict: bool) -> web.Response:
         response = json_reply(native_failure(refusal), ROWS[refusal.cause].status)
     else:
         response = json_reply(failure(refusal, path), status_of(refusal.cause, path, strict=strict))
+    response.headers[CAUSE_HEADER] = refusal.cause.value
     if refusal.cause is Cause.UNAUTHORIZED:
         response.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
     return response

@@ -44,6 +44,7 @@ CORS: Final = {
     "Access-Control-Allow-Credentials": "true",
 }
 X_REQUEST_ID: Final = "X-Request-ID"
+CLIENT_GONE: Final = 499  # in the log only: the client did not wait for an answer
 DRAIN_MARGIN_SECONDS: Final = 5.0
 
 _CAUSE_OF_STATUS: Final = {
@@ -107,7 +108,7 @@ class _Door:
 
     @web.middleware
     async def handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer one request: never an exception, except when the client has gone."""
+        """Answer one request, never with an exception."""
         began = time.perf_counter()
         path = request.path
         request_id = request[REQUEST_ID] = self._request_id(request)
@@ -126,9 +127,6 @@ class _Door:
                 response = refused(refusal, path, strict=self._strict)
             except web.HTTPException as error:
                 response = self._translated(request, error)
-            except ConnectionError:
-                log.debug("http.disconnected", method=request.method, path=path, request_id=request_id)
-                raise
             except Exception as error:  # noqa: BLE001 - the last resort: the caller gets an answer, the log the rest
                 response = self._failed(request, request_id, error)
         if not quiet:
@@ -171,9 +169,19 @@ class _Door:
         return response
 
     def _failed(self, request: web.Request, request_id: str, error: Exception) -> web.Response:
-        log.error("http.failed", method=request.method, path=request.path, request_id=request_id, exc_info=error)
-        if request.writer.output_size > 0:  # a stream: its status is sent, only breaking it off tells the reader
-            raise ConnectionResetError("the stream is broken off") from error
+        """The answer to an unexpected error, which only the log tells."""
+        fields = {"method": request.method, "path": request.path, "request_id": request_id}
+        begun = request.writer.output_size > 0
+        if isinstance(error, ConnectionError) and (begun or request.transport is None):
+            log.info("http.disconnected", error=str(error), **fields)
+            status = CLIENT_GONE
+        else:
+            log.error("http.failed", exc_info=error, **fields)
+            status = 500
+        if begun:  # of a stream the status is sent already; that it breaks off is what tells the reader
+            request.protocol.force_close()
+        if begun or status == CLIENT_GONE:
+            return web.Response(status=status)  # for the log; nobody gets it
         detail = f"unexpected error; the log has it under request id {request_id}"
         return refused(Refusal(Cause.INTERNAL, detail), request.path, strict=self._strict)
 

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import structlog
 from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from supervisor.causes import Cause, Refusal
+
+log = structlog.get_logger()
 
 FOLDER: Final = "uploads"
 CHUNK: Final = 64 * 1024
@@ -195,9 +198,12 @@ def move_into(path: Path, channel_folder: Path) -> Path:
 
 
 def discard(path: Path) -> None:
-    """Remove a file that may be gone already."""
+    """Remove a file that may be gone, or may never have come to be."""
     if path.name:
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("upload.not_removed", file=path.name, error=error.strerror)
 
 
 def _failed(error: OSError) -> Refusal:

@@ -23,11 +23,10 @@ class Bundle:
         self.folder = state_dir / CHANNELS / channel_id
 
     def create(self) -> None:
-        """Make the folder with its FIFOs and its lock file. Raises OSError."""
+        """Make the folder with its FIFOs; the worker makes its lock file. Raises OSError."""
         self.folder.mkdir(mode=0o700)
         for name in FIFOS:
-            os.mkfifo(self.folder / name, 0o600)
-        os.close(os.open(self.folder / LOCK_FILE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            os.mkfifo(f"{self.folder}/{name}", 0o600)
 
     def write_record(self, record: dict[str, Any]) -> None:
         """Replace the record atomically: a reader sees the old one or the new one, whole. Raises OSError."""

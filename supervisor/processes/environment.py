@@ -26,12 +26,11 @@ BASE: Final = (
 OURS: Final = "AGENTD_"
 
 
-def choose(environ: Mapping[str, str], patterns: Sequence[str], extra: Mapping[str, str]) -> dict[str, str]:
-    """The base list, what `patterns` (fnmatch) name, and `extra` over both. Our own settings are never passed on."""
+def choose(environ: Mapping[str, str], patterns: Sequence[str]) -> dict[str, str]:
+    """The base list and what `patterns` (fnmatch) name. Our own settings are never passed on."""
     wanted = (*BASE, *patterns)
-    chosen = {
+    return {
         name: value
         for name, value in environ.items()
         if not name.startswith(OURS) and any(fnmatchcase(name, pattern) for pattern in wanted)
     }
-    return {**chosen, **extra}

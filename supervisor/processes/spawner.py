@@ -118,16 +118,14 @@ class SpawnerClient:
             "exit": lambda m: self._listeners[m["id"]].on_exit(m["status"], oom=m["oom"]),
             "gone": self._on_gone,
             "unkillable": lambda m: self._listeners[m["id"]].on_unkillable(m["pids"]),
-            "zygote": lambda m: log.info(
-                "zygote." + m["state"], **{k: m[k] for k in ("preload", "pid", "status") if k in m}
-            ),
+            "zygote": self._on_zygote,
             "refused": lambda m: log.error("spawner.refused", error=m["error"]),
             "bye": lambda m: self._bye.set(),
             "busy": lambda m: log.error("spawner.busy"),
         }
 
     async def start(self) -> int:
-        """Find a spawner or start one, and end what an earlier control server left; returns how many channels that were.
+        """Find a spawner or start one, and end what an earlier control server left; how many channels that were.
 
         Raises SpawnerUnavailableError.
         """
@@ -186,7 +184,7 @@ class SpawnerClient:
                 async with asyncio.timeout(SHUTDOWN_SECONDS):
                     await self._bye.wait()
             except TimeoutError:
-                log.error("spawner.shutdown_late", seconds=SHUTDOWN_SECONDS)
+                log.warning("spawner.shutdown_late", seconds=SHUTDOWN_SECONDS)
             self._detach()
         await self._reap()
         for _, fd in self._unsent:
@@ -219,21 +217,9 @@ class SpawnerClient:
     async def _launch(self) -> None:
         """Start a spawner, detached: it outlives us, a signal to our terminal's group does not reach it."""
         reader, writer = os.pipe()
-        command = [sys.executable, "-m", "worker.spawner", "--state-dir", str(self._state_dir)]
-        command += ["--containment", self._options.containment, "--orphan-grace", str(self._options.orphan_grace)]
-        command += ["--ready-fd", str(writer)]
         log_file = self._state_dir / "spawner.log"
         try:
-            with open(os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as output:
-                self._process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    pass_fds=(writer,),
-                    env=self._environment,
-                    start_new_session=True,
-                )
+            self._process = self._popen(log_file, writer)
         except OSError as error:
             os.close(reader)
             raise SpawnerUnavailableError(f"the spawner cannot be started: {error}") from error
@@ -250,8 +236,24 @@ class SpawnerClient:
             process, self._process = self._process, None
             process.kill()
             await asyncio.to_thread(process.wait)
-            text = log_file.read_text(errors="replace")[-500:].strip()
+            text = (await asyncio.to_thread(log_file.read_text, errors="replace"))[-500:].strip()
             raise SpawnerUnavailableError(f"the spawner ended with status {process.returncode}: {text or 'no output'}")
+
+    def _popen(self, log_file: Path, ready_fd: int) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "worker.spawner", "--state-dir", str(self._state_dir)]
+        command += ["--containment", self._options.containment, "--orphan-grace", str(self._options.orphan_grace)]
+        command += ["--ready-fd", str(ready_fd)]
+        log_file.touch(0o600)
+        with log_file.open("wb") as output:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=(ready_fd,),
+                env=self._environment,
+                start_new_session=True,
+            )
 
     async def _read_once(self, fd: int) -> bytes:
         readable = asyncio.Event()
@@ -269,7 +271,7 @@ class SpawnerClient:
         try:
             await asyncio.to_thread(process.wait, SHUTDOWN_SECONDS)
         except subprocess.TimeoutExpired:
-            log.error("spawner.killed", pid=process.pid)
+            log.warning("spawner.killed", pid=process.pid)
             process.kill()
             await asyncio.to_thread(process.wait)
 
@@ -300,7 +302,7 @@ class SpawnerClient:
             try:
                 await self._attach()
             except SpawnerUnavailableError as error:
-                log.error("spawner.unavailable", error=str(error))
+                log.warning("spawner.unavailable", error=str(error))
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 break
@@ -359,6 +361,10 @@ class SpawnerClient:
         self._expected = message["trees"]
         if not self._expected:
             self._greeted.set()
+
+    def _on_zygote(self, message: dict[str, Any]) -> None:
+        facts = {key: message[key] for key in ("preload", "pid", "status") if key in message}
+        (log.info if message["state"] == "ready" else log.warning)(f"zygote.{message['state']}", **facts)
 
     def _on_live(self, message: dict[str, Any]) -> None:
         self._leftovers.add(message["id"])

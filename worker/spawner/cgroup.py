@@ -1,9 +1,10 @@
-"""Cgroup folders: where ours are, one leaf per channel, kill, watch and limits. Version 2, with version 1 limits beside it.
+"""Cgroup folders: where ours are, one leaf per channel, watch and limits. Version 2, and version 1 limits beside it.
 
 On a hybrid host the unified (v2) tree holds processes but its memory and pids controllers are bound to v1; a leaf is
 then a v2 folder for containment plus v1 folders for the limits that were asked for.
 """
 
+import contextlib
 import os
 import select
 from collections.abc import Callable, Iterator
@@ -125,10 +126,8 @@ class Watch:
         for fd, _ in self._epoll.poll(0):
             changed = self._files.get(fd)
             if changed is not None:
-                try:
+                with contextlib.suppress(OSError):  # ENODEV: the folder is gone, so is its last member
                     os.pread(fd, 256, 0)
-                except OSError:  # ENODEV: the folder is gone, so is its last member
-                    pass
                 changed()
 
     def close(self) -> None:

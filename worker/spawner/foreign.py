@@ -5,7 +5,7 @@ import signal
 from typing import NoReturn
 
 from worker.spawn import SpawnRequest
-from worker.spawner.containment import Leaf
+from worker.spawner.leaves import Leaf
 from worker.spawner.linux import CloneUnavailableError, clone
 from worker.spawner.setup import become_worker
 
@@ -56,7 +56,7 @@ def _exec(request: SpawnRequest, leaf: Leaf, parent: int, writer: int, *, limit_
             step = f"folder {request.cwd!r}"
             os.chdir(request.cwd)
         step = f"command {command[0]!r}"
-        os.execvpe(command[0], list(command), request.environment)
+        os.execvpe(command[0], list(command), request.environment)  # noqa: S606 - no shell, on purpose
     except BaseException as error:  # noqa: BLE001 - the spawner tells it; nothing may unwind into its loop here
         reason = (error.strerror if isinstance(error, OSError) else None) or repr(error)
         os.write(writer, f"{step}: {reason}".encode()[:4096])

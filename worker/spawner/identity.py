@@ -12,13 +12,13 @@ _FLOCK: Final = struct.Struct("@hhqqi4x")
 
 
 def boot_id() -> str:
-    """This boot of the kernel: a start time means nothing without it."""
+    """Which boot of the kernel this is: a start time means nothing without it."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """What /proc/PID/stat tells of a process: its state letter, parent, session, and start in clock ticks since boot."""
+    """What /proc/PID/stat tells of a process: state letter, parent, session, and start in clock ticks since boot."""
 
     state: str
     parent: int

@@ -24,7 +24,7 @@ _libc = ctypes.PyDLL(None, use_errno=True)
 
 
 def prctl(option: int, argument: int = 0) -> None:
-    """prctl(2) with one number; raises OSError."""
+    """Set one attribute of this process, by number; raises OSError."""
     if _libc.prctl(option, ctypes.c_ulong(argument), 0, 0, 0) != 0:
         error = ctypes.get_errno()
         raise OSError(error, f"prctl({option}, {argument}): {os.strerror(error)}")
@@ -52,7 +52,7 @@ def clone(cgroup: int = -1, *, as_sibling: bool = False) -> int:
     which it is uncontained. With `as_sibling` the child's parent is the caller's parent, which then gets its exit
     status: a zygote makes children for the spawner and may die without harming them.
 
-    Raises CloneUnavailableError when the kernel refuses the call itself, OSError for any other failure (EAGAIN, ENOMEM).
+    Raises CloneUnavailableError when the kernel refuses the call itself, OSError for other failures (EAGAIN, ENOMEM).
     """
     tid = _tid_address()
     if tid == 0:

@@ -11,12 +11,14 @@ from typing import Any, Final
 
 from worker.spawn import MAX_MESSAGE, VERSION, SpawnRequest, pack, unpack
 from worker.spawner import cgroup, foreign, sweep
-from worker.spawner.containment import Containment, Leaf
+from worker.spawner.containment import Containment
 from worker.spawner.identity import boot_id
+from worker.spawner.leaves import Leaf
 from worker.spawner.tree import Tree
 from worker.spawner.zygotes import Fork, Zygotes
 
 SWEPT_SECONDS: Final = 5.0
+END_SECONDS: Final = 8.0
 
 
 def status_of(result: os.waitid_result) -> int:
@@ -47,6 +49,7 @@ class Spawner:
         self._orphan_grace = orphan_grace
         self._orphan_timer: asyncio.TimerHandle | None = None
         self._ending = asyncio.Event()
+        self._changed = asyncio.Event()  # something of ours has ended
         self._lifeline, self._lifeline_held = os.pipe()
         self._containment = Containment(instance, containment, self._leaf_changed)
         self._zygotes = Zygotes(environment, self._lifeline, self._loop, self._tell)
@@ -79,21 +82,28 @@ class Spawner:
     async def _clear_leftovers(self) -> None:
         """An earlier spawner that was killed could not clear up: nothing of its channels may live on."""
         self._swept, folders = self._containment.sweep_leftovers()
-        deadline = self._loop.time() + SWEPT_SECONDS
-        while any(cgroup.populated(folder) for folder in folders) and self._loop.time() < deadline:
-            await asyncio.sleep(0.005)
-        for folder in folders:
+        watch = self._containment.watch
+        tokens = [watch.add(folder, self._changed.set) for folder in folders]
+        await self._until(lambda: not any(cgroup.populated(folder) for folder in folders), SWEPT_SECONDS)
+        for token, folder in zip(tokens, folders, strict=True):
+            watch.discard(token)
             cgroup.remove(folder)
+
+    async def _until(self, done: Callable[[], bool], seconds: float) -> None:
+        """Wait for endings until `done`, at most `seconds`: what outlives SIGKILL for longer does not hold us."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not done():
+                    self._changed.clear()
+                    await self._changed.wait()
 
     async def _end(self) -> None:
         """Kill every tree and zygote, answer the endings, close."""
         for tree in list(self._trees.values()):
             tree.kill()
-        while any(tree.receipt is None for tree in self._trees.values()):
-            await asyncio.sleep(0.005)
+        await self._until(lambda: all(tree.receipt is not None for tree in self._trees.values()), END_SECONDS)
         self._zygotes.close()
-        while self._zygotes.pids():
-            await asyncio.sleep(0.002)
+        await self._until(lambda: not self._zygotes.pids(), END_SECONDS)
         self._kill_strays()
         self._tell({"ev": "bye"})
         for tree in self._trees.values():
@@ -264,7 +274,8 @@ class Spawner:
     def _spawn_failed(self, tree: Tree, error: str) -> None:
         """There was no worker, or none we know of: what may be in the leaf goes, and the tree with it."""
         if tree.leaf.members():
-            tree.leaf.kill()
+            tree.fail(error)  # comes back here once they are gone
+            return
         tree.abandon()
         del self._trees[tree.id]
         self._containment.discard(tree.id)
@@ -296,6 +307,7 @@ class Spawner:
             tree.check()
 
     def _gone(self, tree: Tree) -> None:
+        self._changed.set()
         self._kill_strays()
         if tree.error:
             self._spawn_failed(tree, tree.error)
@@ -325,6 +337,7 @@ class Spawner:
                 tree.exited(status)
             elif zygote is not None:
                 self._zygotes.died(zygote, status)
+                self._changed.set()
 
     def _kill_strays(self) -> None:
         """In sweep containment an orphan that bears no mark of a live channel belongs to none, and goes."""
@@ -341,7 +354,7 @@ class Spawner:
 
 
 def listen(folder: Path, name: str) -> socket.socket:
-    """A listening socket in `folder`; a path too long for a socket address is reached through the folder's descriptor."""
+    """A listening socket in `folder`, bound through the folder's descriptor: a socket's path has at most 107 bytes."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

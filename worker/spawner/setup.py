@@ -9,8 +9,17 @@ from typing import Final
 from worker.spawn import ERR_FIFO, OUT_FIFO, Limits
 from worker.spawner.linux import PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, prctl
 
-DEFAULT_SIGNALS: Final = tuple(
-    number for number in signal.valid_signals() if number not in {signal.SIGKILL, signal.SIGSTOP}
+# What this process or whoever started it (nohup, a shell) may ignore; all else has its default or is reset by exec.
+DEFAULT_SIGNALS: Final = (
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGPIPE,
+    signal.SIGTERM,
+    signal.SIGCHLD,
+    signal.SIGXFSZ,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
 )
 
 
@@ -85,5 +94,5 @@ def _limit(limits: Limits, *, limit_memory: bool) -> None:
         if value is None:
             continue
         hard = resource.getrlimit(kind)[1]
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (value, value))
+        most = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (most, most))

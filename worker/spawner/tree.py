@@ -9,8 +9,8 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from worker.spawn import Receipt
-from worker.spawner.containment import Leaf
 from worker.spawner.identity import read_stat, signal_pidfd
+from worker.spawner.leaves import Leaf
 
 UNKILLABLE_SECONDS: Final = 5.0
 RECHECK_SECONDS: Final = 0.02
@@ -107,6 +107,12 @@ class Tree:
                 self._terminate()
             self.check()
             self._poll()
+
+    def fail(self, error: str) -> None:
+        """There is no worker whose status could come, but something in the leaf: it goes, then `finished` is called."""
+        self.error = error
+        self.status = -signal.SIGKILL
+        self.kill()
 
     def abandon(self) -> None:
         """There will be no worker: no timer may act for it any more."""

@@ -58,7 +58,7 @@ class Zygote:
 
 
 class Zygotes:
-    """All zygotes of a spawner. `environment` is the whole environment they get; `lifeline` the read end of its pipe."""
+    """All zygotes of a spawner. `environment` is all they get; `lifeline` is the read end of its pipe."""
 
     def __init__(
         self,
@@ -166,7 +166,7 @@ class Zygotes:
                     str(self._lifeline),
                     *preload,
                 ]
-                os.execve(sys.executable, arguments, self._environment)
+                os.execve(sys.executable, arguments, self._environment)  # noqa: S606 - no shell, on purpose
             finally:
                 os._exit(127)
         theirs.close()
