@@ -13,6 +13,8 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Final
 
+from worker.spawn import CHANNEL_VARIABLE, INSTANCE_VARIABLE
+
 PREFIX: Final = "AGENTD_"
 COMMAND_LINE: Final = "command line"
 ENVIRONMENT: Final = "environment"
@@ -39,7 +41,7 @@ _OTHER_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "vector_document_preset_list": ("VECTOR_DOCUMENT_PRESET_LIST",),
 }
 # Variables with our prefix that are no settings of the server: the client's, and those agentd itself sets for workers.
-_NO_SETTINGS: Final = re.compile(r"AGENTD_(SERVER|CHANNEL_ID|LITERAL_\d+)")
+_NO_SETTINGS: Final = re.compile(rf"AGENTD_SERVER|{CHANNEL_VARIABLE}|{INSTANCE_VARIABLE}|AGENTD_LITERAL_\d+")
 # A Kubernetes Service named agentd puts these into every pod of its namespace.
 _SERVICE_LINK: Final = re.compile(r"AGENTD_(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT_\d+_(TCP|UDP|SCTP).*)")
 _HINTS: Final[Mapping[str, str]] = {"AGENTD_HOST": "AGENTD_LISTEN", "AGENTD_PORT": "AGENTD_LISTEN"}
@@ -221,5 +223,5 @@ def _with_listen_split(layer: Layer) -> Layer:
 
 def _instead(name: str, known: Collection[str]) -> str:
     bare = {one.removeprefix(PREFIX): one for one in known}  # AGENTD_WORKERS_MAX is meant to be WORKERS_MAX
-    nearest = difflib.get_close_matches(name.removeprefix(PREFIX), bare, n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(name.removeprefix(PREFIX), bare, n=1)
     return f"did you mean {bare[nearest[0]]}?" if nearest else "see docs/settings.md for the settings there are"

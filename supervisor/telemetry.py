@@ -45,6 +45,8 @@ def configure(level: str, log_format: str) -> None:
     )
     # Libraries (asyncio, aiohttp) speak through the standard module: their warnings become events like ours.
     logging.basicConfig(handlers=[_Forward()], level=logging.WARNING, force=True)
+    # A traceback for every malformed request line would let any port scanner fill the log.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
 
 
 class _Forward(logging.Handler):

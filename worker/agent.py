@@ -3,6 +3,7 @@
 An add-on is a subclass of `Node`; a graph makes one object of it for each of its nodes (docs/addons.md).
 """
 
+import functools
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -65,18 +66,25 @@ class Properties(BaseModel):
 
     def public(self) -> dict[str, Any]:
         """The effective values of the declared fields that are no secrets."""
-        values = {name: getattr(self, name) for name in type(self).model_fields}
-        return {name: value for name, value in values.items() if not isinstance(value, SecretStr | SecretBytes)}
+        return {name: getattr(self, name) for name in type(self).model_fields if name not in _secrets(type(self))}
 
     @classmethod
     def _fault(cls, fault: Mapping[str, Any]) -> str:
         """One fault; the value is shown if it is a plain one of a declared field that is no secret."""
         where = ".".join(str(part) for part in fault["loc"]) or "properties"
-        declared = cls.model_fields.get(where)
-        secret = declared is None or "Secret" in str(declared.annotation)
         value = fault["input"]
-        shown = f", not {value!r:.100}" if not secret and isinstance(value, str | int | float) else ""
+        plain = where in cls.model_fields.keys() - _secrets(cls) and isinstance(value, str | int | float)
+        shown = f", not {value!r:.100}" if plain else ""
         return f"{where}: {fault['msg']}{shown}"
+
+
+@functools.cache
+def _secrets(model: type[BaseModel]) -> frozenset[str]:
+    """The fields whose type is, or may be, one of pydantic's secret types."""
+    kinds = (SecretStr.__name__, SecretBytes.__name__)
+    return frozenset(
+        name for name, info in model.model_fields.items() if any(kind in repr(info.annotation) for kind in kinds)
+    )
 
 
 class Context:

@@ -135,9 +135,11 @@ class Graph:
         The name is ``payload["ten"]["name"]``. Raises CommandError when there is none, nobody handles it, the handler
         raises, or there is no result within COMMAND_SECONDS.
         """
-        name = payload.get("ten", {}).get("name") if isinstance(payload, dict) else None
-        if not isinstance(name, str) or not name:
-            raise CommandError(f"a command's payload names it at ten.name; there is {name!r:.100}")
+        match payload:
+            case {"ten": {"name": str(name)}} if name:
+                pass
+            case _:
+                raise CommandError("a command's payload names it at ten.name, by a string that is not empty")
         member = next((m for m in self._members.values() if name in m.context.handlers), None)
         if member is None:
             raise CommandError(f"no node handles the command {name!r}")

@@ -199,10 +199,10 @@ def _objects(holder: Json, key: str, where: str) -> Iterator[Json]:
     if values is None:
         return
     if not isinstance(values, list):
-        raise invalid(f"{where}: {key!r} must be a list, not {values!r:.100}")
+        raise invalid(f"{where}: '{key}' must be a list, not {values!r:.100}")
     for value in values:
         if not isinstance(value, dict):
-            raise invalid(f"{where}: {key!r} holds {value!r:.100}; only objects are allowed")
+            raise invalid(f"{where}: '{key}' holds {value!r:.100}; only objects are allowed")
         yield value
 
 

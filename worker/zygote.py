@@ -147,8 +147,6 @@ class Zygote:
             )
             # What the interpreter itself would have set up had this process been started anew.
             signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-            sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
-            sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
             os.environ.clear()
             os.environ.update(message["environment"])
             gc.enable()

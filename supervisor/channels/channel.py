@@ -6,8 +6,6 @@ Whatever happens (a frame, an exit, a request) is put into the inbox; one task t
 
 import asyncio
 import contextlib
-import itertools
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,38 +14,29 @@ from typing import Any, Final
 
 import structlog
 
-from supervisor.causes import EXPLANATIONS, Cause, Refusal
+from supervisor.causes import Cause, Refusal
 from supervisor.channels import foreign_commands
+from supervisor.channels.commands import Commands
+from supervisor.channels.ending import Ending, Findings
+from supervisor.channels.files import ChannelFiles
 from supervisor.channels.health import verdict
 from supervisor.channels.lease import NEVER, Lease
-from supervisor.channels.lifecycle import Action, Event, State, cause_of_exit, transition
+from supervisor.channels.lifecycle import Action, Event, State, transition
 from supervisor.channels.preparation import Plan
 from supervisor.channels.requests import StartRequest
-from supervisor.processes.bundle import Bundle
 from supervisor.processes.link import Link, LinkFullError
-from supervisor.processes.logs import FileTarget, LogSink, LogWriter, StdoutTarget
+from supervisor.processes.logs import FileTarget, LogWriter, StdoutTarget
 from supervisor.processes.spawner import SpawnerClient
 from supervisor.settings import Settings
-from worker.frames import Bad, Down, Frame, FrameError, Up
-from worker.spawn import ERR_FIFO, OUT_FIFO, Receipt, SpawnRequest
+from worker.frames import Bad, Down, Frame, Up
+from worker.spawn import Receipt, SpawnRequest
 
 log = structlog.get_logger("supervisor.channel")
 
 MOST_BAD_LINES: Final = 100
-COMMAND_SECONDS: Final = 5.0
 LONGEST_TIMER: Final = 86_400.0
 # A worker of ours is asked by a frame first; SIGTERM follows when this part of the grace has gone by without its end.
 FRAME_SHARE: Final = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a channel ended: why, the worker's status (as `Popen.returncode`), and the proof that nothing is left."""
-
-    cause: Cause
-    detail: str
-    status: int | None
-    receipt: Receipt | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,27 +72,20 @@ class Channel:
         self.ending: Ending | None = None
         self.port = plan.port
         self.foreign = plan.foreign
-        self.log_file, self._property_path = files
+        self._files = ChannelFiles(surroundings.settings.state_dir, channel_id, *files)
         self._plan = plan
         self._around = surroundings
         self._released = released
-        self._bundle = Bundle(surroundings.settings.state_dir, channel_id)
         self._loop = asyncio.get_running_loop()
         self._inbox: asyncio.Queue[tuple[Event, Cause | None, str]] = asyncio.Queue()
         self._link = Link(self._on_frame, self._on_bad)
-        self._sink: LogSink | None = None
+        self._commands = Commands(self._link.send)
         self._timers: list[asyncio.TimerHandle] = []
         self._lease_timer: asyncio.TimerHandle | None = None
-        self._cause: Cause | None = None
-        self._detail = ""
-        self._status: int | None = None
-        self._oom = False
-        self._receipt: Receipt | None = None
+        self._found = Findings()
         self._last_sign = time.monotonic()
         self._lag_ms = 0.0
         self._bad_lines = 0
-        self._commands: dict[int, asyncio.Future[Frame]] = {}
-        self._command_ids = itertools.count(1)
         self._started: asyncio.Future[None] = self._loop.create_future()
         self._gone: asyncio.Future[None] = self._loop.create_future()
         self._log = log.bind(channel=self.name, id=self.id)
@@ -111,7 +93,12 @@ class Channel:
     @property
     def folder(self) -> Path:
         """The channel's folder; it goes with the channel."""
-        return self._bundle.folder
+        return self._files.folder
+
+    @property
+    def log_file(self) -> Path:
+        """Where the worker's output goes, unless it goes to our own; it outlives the channel."""
+        return self._files.log_file
 
     @property
     def health(self) -> str:
@@ -153,24 +140,11 @@ class Channel:
         if self.foreign:
             await foreign_commands.deliver(self.port, payload)
             return {}
-        number = next(self._command_ids)
-        reply = self._commands[number] = self._loop.create_future()
-        try:
-            self._link.send({"t": Down.COMMAND.value, "id": number, "payload": payload})
-            async with asyncio.timeout(COMMAND_SECONDS):
-                frame: Frame = await reply
-        except (FrameError, LinkFullError, OSError) as error:
-            raise Refusal(Cause.COMMAND_UNDELIVERED, f"the worker cannot be told: {error}") from error
-        except TimeoutError as error:
-            raise Refusal(Cause.COMMAND_UNDELIVERED, f"no reply within {COMMAND_SECONDS:g} s") from error
-        finally:
-            self._commands.pop(number, None)
-        if not frame.get("ok"):
-            raise Refusal(Cause.COMMAND_UNDELIVERED, f"the worker refused: {str(frame.get('error', ''))[:500]}")
-        return frame
+        return await self._commands.ask(payload)
 
     def fail(self) -> None:
-        """Answer whoever waits after a fault of our own."""
+        """Let go of everything and answer whoever waits, after a fault of our own."""
+        self._let_go()
         for waiting in (self._started, self._gone):
             if not waiting.done():
                 waiting.set_exception(Refusal(Cause.INTERNAL))
@@ -191,7 +165,7 @@ class Channel:
                 continue  # a ping came between the timer and us
             row = transition(self.state, event)
             if row.state is not self.state or row.actions:
-                self._put_on_record(row.cause or cause, detail)
+                self._found.put(row.cause or cause, detail)
                 self.state = row.state
                 for action in row.actions:
                     self._actions[action](self)
@@ -200,23 +174,19 @@ class Channel:
     def _spawn(self) -> None:
         plan, settings = self._plan, self._around.settings
         try:
-            self._bundle.create()
+            self._files.create(plan.property_file)
             self._link.open(self.folder)
             target = (
                 StdoutTarget(self.name) if settings.log_stdout else FileTarget(self.log_file, settings.log_file_bytes)
             )
-            self._sink = LogSink(
-                self.folder, (OUT_FIFO, ERR_FIFO), target, self._around.writer, settings.log_rate_bytes
-            )
-            if plan.property_file is not None:
-                _write_private(self._property_path, plan.property_file)
+            self._files.collect(target, self._around.writer, settings.log_rate_bytes)
             self._around.spawner.spawn(
                 SpawnRequest(
                     id=self.id,
                     folder=str(self.folder),
                     environment=plan.environment_for(self.id, self.folder),
                     limits=plan.limits,
-                    command=plan.command_for(self.id, self._property_path),
+                    command=plan.command_for(self.id, self._files.property_file),
                     cwd=plan.cwd,
                     preload=plan.preload,
                 ),
@@ -225,13 +195,8 @@ class Channel:
             )
         except (OSError, ValueError, LinkFullError) as error:
             self.post(Event.SPAWN_FAILED, detail=str(error))
-        self._plan = _without_secrets(plan)
-
-    def _put_on_record(self, cause: Cause | None, detail: str) -> None:
-        """The first cause of an ending is the one that counts."""
-        if cause is not None and self._cause is None:
-            self._cause = cause
-            self._detail = detail or self._detail
+        # The document and the environment may hold secrets; a session is long.
+        self._plan = Plan(foreign=plan.foreign, environment={}, limits=plan.limits, warnings=())
 
     # ------------------------------------------------------------------ actions of the table
 
@@ -251,16 +216,11 @@ class Channel:
 
     def _note_exit(self) -> None:
         self._link.drain()  # its last words may say more than its status
-        if self._cause in {None, Cause.EXITED_BEFORE_READY} and self._status is not None:
-            if self._cause is None:
-                self._cause = cause_of_exit(self._status, oom=self._oom)
-            elif self._oom:
-                self._cause = Cause.OUT_OF_MEMORY
-            self._detail = self._detail or _describe(self._status, oom=self._oom)
+        self._found.judge()
 
     def _begin_stop(self) -> None:
-        late = time.monotonic() - self.lease.deadline if self._cause is Cause.LAPSED else None
-        self._log.info("channel.stopping", cause=self._cause, late_ms=None if late is None else round(late * 1000, 3))
+        late = time.monotonic() - self.lease.deadline if self._found.cause is Cause.LAPSED else None
+        self._log.info("channel.stopping", cause=self._found.cause, late_ms=None if late is None else round(late * 1000, 3))
         grace = self._around.settings.worker_stop_grace_seconds
         term_after = 0.0 if self.foreign else grace * FRAME_SHARE
         if not self.foreign:
@@ -274,13 +234,12 @@ class Channel:
 
     def _fail_stops(self) -> None:
         if not self._gone.done():
-            self._gone.set_exception(Refusal(Cause.STOP_FAILED, self._detail))
+            self._gone.set_exception(Refusal(Cause.STOP_FAILED, self._found.detail))
             self._gone.exception()  # nobody may be waiting
             self._gone = self._loop.create_future()
 
     def _finish(self) -> None:
-        cause = self._cause or Cause.INTERNAL
-        self.ending = Ending(cause, self._detail or EXPLANATIONS[cause].message, self._status, self._receipt)
+        self.ending = self._found.ending()
 
     _actions: Final = {
         Action.REFRESH: _refresh,
@@ -295,64 +254,56 @@ class Channel:
 
     async def _clear(self) -> None:
         """Remove all that was the channel's, then free its name and answer."""
-        self._cancel_timers()
-        if self._lease_timer is not None:
-            self._lease_timer.cancel()
-        self._link.close()
-        if self._sink is not None:
-            self._sink.close()
-        for reply in self._commands.values():
-            if not reply.done():
-                reply.set_exception(Refusal(Cause.COMMAND_UNDELIVERED, "the channel ended before its worker replied"))
+        self._let_go()
         try:
-            self._property_path.unlink(missing_ok=True)
-            if not self._bundle.remove_own():
-                await asyncio.to_thread(self._bundle.remove)  # the worker left files of its own, perhaps many
+            await self._files.remove()
         except OSError as error:
             self._log.warning("channel.folder_left", folder=str(self.folder), error=str(error))
         self._released(self)
         ending = self.ending
         if ending is None:
             raise RuntimeError("a channel was cleared before it had ended")
-        self._log.info(
-            "channel.gone",
-            graph=self.graph_name,
-            cause=ending.cause.value,
-            detail=ending.detail,
-            status=ending.status,
-            processes=ending.receipt and ending.receipt.processes,
-            killed=ending.receipt and ending.receipt.killed,
-            seconds=ending.receipt and ending.receipt.seconds,
-            age_ms=self._age_ms(),
-        )
+        self._log.info("channel.gone", graph=self.graph_name, age_ms=self._age_ms(), **ending.as_fields())
         if not self._started.done():
             self._started.set_exception(Refusal(ending.cause, ending.detail))
             self._started.exception()  # nobody may be waiting
         self._gone.set_result(None)
+
+    def _let_go(self) -> None:
+        self._cancel_timers()
+        if self._lease_timer is not None:
+            self._lease_timer.cancel()
+        self._link.close()
+        self._files.close()
+        self._commands.close()
 
     # ------------------------------------------------------------------ what the process says
 
     def on_spawned(self, pid: int, start_time: int) -> None:
         """The process exists."""
         self.pid = pid
-        self._bundle.write_record(
-            {
-                "id": self.id,
-                "channel": self.name,
-                "graph": self.graph_name,
-                "pid": pid,
-                "start_time": start_time,
-                "boot_id": self._around.spawner.hello["boot_id"],
-                "created_at": self.created_at,
-                "timeout": None if self.lease.timeout == NEVER else self.lease.timeout,
-                "foreign": self.foreign,
-                "log_file": str(self.log_file),
-            }
-        )
+        try:
+            self._files.write_record(self._record(start_time))
+        except OSError as error:  # on a full disk the session goes on; only a later supervisor will not know it
+            self._log.error("channel.record_unwritten", error=str(error))
         if self.foreign and self.state is State.STARTING:
             self._timers.append(
                 self._loop.call_later(self._around.settings.worker_settle_seconds, self.post, Event.READY)
             )
+
+    def _record(self, start_time: int) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "channel": self.name,
+            "graph": self.graph_name,
+            "pid": self.pid,
+            "start_time": start_time,
+            "boot_id": self._around.spawner.hello["boot_id"],
+            "created_at": self.created_at,
+            "timeout": None if self.lease.timeout == NEVER else self.lease.timeout,
+            "foreign": self.foreign,
+            "log_file": str(self.log_file),
+        }
 
     def on_spawn_failed(self, error: str) -> None:
         """There is no process."""
@@ -360,18 +311,18 @@ class Channel:
 
     def on_exit(self, status: int, *, oom: bool) -> None:
         """The worker ended; the spawner clears up what it left."""
-        self._status, self._oom = status, oom
+        self._found.status, self._found.oom = status, oom
         self.post(Event.EXIT, detail="")
 
     def on_gone(self, receipt: Receipt) -> None:
         """Nothing is left."""
-        self._receipt = receipt
+        self._found.receipt = receipt
         self.post(Event.GONE)
 
     def on_unkillable(self, pids: list[int]) -> None:
         """Some of the tree outlive SIGKILL."""
         self._log.error("channel.unkillable", pids=pids)
-        self._detail = f"processes {pids} outlive SIGKILL"
+        self._found.detail = f"processes {pids} outlive SIGKILL"
         self.post(Event.UNKILLABLE)
 
     def on_spawner_lost(self) -> None:
@@ -395,16 +346,11 @@ class Channel:
         self._lag_ms = float(lag) if isinstance(lag, int | float) else 0.0
 
     def _on_reply(self, frame: Frame) -> None:
-        reply = self._commands.get(frame.get("id", 0))
-        if reply is not None and not reply.done():
-            reply.set_result(frame)
+        self._commands.answered(frame)
 
     def _on_bye(self, frame: Frame) -> None:
         """A start that fails says why; in all other cases the status tells it."""
-        cause = frame.get("cause")
-        if cause in {Cause.ADDONS_MISSING, Cause.GRAPH_INVALID} and self._cause in {None, Cause.EXITED_BEFORE_READY}:
-            self._cause = Cause(cause)
-            self._detail = str(frame.get("detail", ""))[:2000]
+        self._found.said(frame.get("cause"), frame.get("detail", ""))
 
     def _on_gap(self, frame: Frame) -> None:
         self._log.warning("channel.frames_lost", lost=frame.get("lost"))
@@ -452,20 +398,3 @@ class Channel:
 
     def _age_ms(self) -> float:
         return round((time.time() - self.created_at) * 1000, 1)
-
-
-def _describe(status: int, *, oom: bool) -> str:
-    if oom:
-        return "the kernel killed the worker at its memory limit"
-    return f"the worker was ended by signal {-status}" if status < 0 else f"the worker ended with status {status}"
-
-
-def _write_private(path: Path, data: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
-
-
-def _without_secrets(plan: Plan) -> Plan:
-    """What is worth keeping of a plan for the channel's life: the document and the environment are not."""
-    return Plan(foreign=plan.foreign, environment={}, limits=plan.limits, warnings=())

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Final
 
 from supervisor.processes.receiver import Receiver
-from worker.frames import VERSION, Bad, Down, Frame, encode
+from worker.frames import VERSION, Bad, Down, Frame, Up, encode
 from worker.spawn import DOWN_FIFO, UP_FIFO
 
 READ_SIZE: Final = 64 * 1024
 READS_AT_ONCE: Final = 4
 ACK_FRAMES: Final = 256
-ACK_SECONDS: Final = 0.05
+ACK_BYTES: Final = 256 * 1024
 OUTBOX_BYTES: Final = 4 * 1024 * 1024
 
 
@@ -25,14 +25,15 @@ class Link:
     """One channel's pipes. Both FIFOs are held open both ways, so that neither side ever sees a broken pipe."""
 
     __slots__ = (
-        "_ack_timer",
         "_acked",
+        "_beaten",
         "_down",
         "_loop",
         "_on_bad",
         "_on_frame",
         "_outbox",
         "_receiver",
+        "_unacked_bytes",
         "_up",
         "_writing",
     )
@@ -45,8 +46,9 @@ class Link:
         self._up = self._down = -1
         self._outbox = bytearray()
         self._writing = False
-        self._ack_timer: asyncio.TimerHandle | None = None
         self._acked = 0
+        self._unacked_bytes = 0
+        self._beaten = False
         self._receiver = Receiver(epoch=1)
 
     def open(self, folder: Path, *, epoch: int = 1, last: int = 0) -> None:
@@ -74,9 +76,6 @@ class Link:
 
     def close(self) -> None:
         """Let go of the FIFOs; what was not written is dropped."""
-        if self._ack_timer is not None:
-            self._ack_timer.cancel()
-            self._ack_timer = None
         if self._up >= 0:
             self._loop.remove_reader(self._up)
             os.close(self._up)
@@ -100,29 +99,29 @@ class Link:
             data = os.read(self._up, READ_SIZE)
         except BlockingIOError:
             return False
+        self._unacked_bytes += len(data)
         for frame in self._receiver.feed(data):
             if isinstance(frame, Bad):
                 self._on_bad(frame)
             else:
+                self._beaten = self._beaten or frame["t"] == Up.BEAT
                 self._on_frame(frame)
             if self._up < 0:
                 return False  # a handler closed us
         return len(data) == READ_SIZE
 
     def _acknowledge(self) -> None:
-        waiting = self._receiver.last - self._acked
-        if waiting >= ACK_FRAMES:
+        """Acknowledge in batches, and with every beat: a quiet channel needs no timer for it."""
+        many = self._receiver.last - self._acked >= ACK_FRAMES or self._unacked_bytes >= ACK_BYTES
+        if many or self._beaten:
             self._send_ack()
-        elif waiting and self._ack_timer is None and self._up >= 0:
-            self._ack_timer = self._loop.call_later(ACK_SECONDS, self._send_ack)
 
     def _send_ack(self) -> None:
-        if self._ack_timer is not None:
-            self._ack_timer.cancel()
-            self._ack_timer = None
         # While other frames wait, the worker does not read: a later acknowledgement covers this one.
         if not self._outbox and self._down >= 0 and self._receiver.last > self._acked:
             self._acked = self._receiver.last
+            self._unacked_bytes = 0
+            self._beaten = False
             self.send({"t": Down.ACK.value, "n": self._acked})
 
     def _write(self) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientSession, web
+from yarl import URL
+
 from supervisor.catalog import GraphCatalog
 from supervisor.causes import Cause, Refusal
 from supervisor.channels.lease import Lease, timeout_of
@@ -19,7 +21,6 @@ from supervisor.http.server import build_app
 from supervisor.processes.monitor import Sample
 from supervisor.settings import Settings
 from worker.spawn import Receipt
-from yarl import URL
 
 DOCUMENT = {
     "ten": {
@@ -63,6 +64,8 @@ class MemoryTable:
         self.gate.set()
         self.waiting = asyncio.Event()
         self.finished = asyncio.Event()
+        self.sampling = asyncio.Event()
+        self.sampling.set()
         self.fault: BaseException | None = None
 
     def _fail(self) -> None:
@@ -184,6 +187,7 @@ async def open_house(root: Path, workers_max: int = 100, handler_cancellation: b
     sampled: list[list[str]] = []
 
     async def sample(channels: Sequence[MemoryChannel]) -> dict[str, Any]:
+        await table.sampling.wait()
         sampled.append([channel.name for channel in channels])
         return {channel.id: Sample(1_000, 1.5, 2) for channel in channels}
 

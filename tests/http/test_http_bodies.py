@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from supervisor.causes import Cause, Refusal
 from supervisor.http import bodies
 from worker.spawn import Limits
@@ -106,8 +107,20 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
     "tenapp_dir": (["", "/etc", None], [1, True, [], {}]),
     "limits": (
         [{}, None, {"memory_bytes": 1}, {"cpu_weight": 10_000}, {"processes": None}],
-        [[], 1, "x", {"memory_bytes": 0}, {"memory_bytes": -1}, {"cpu_weight": 10_001}, {"open_files": 1.0}]
-        + [{"cpu_seconds": True}, {"file_bytes": "1"}, {"processes": I64}, {"memory": 1}, {"": 1}],
+        [
+            [],
+            1,
+            "x",
+            {"memory_bytes": 0},
+            {"memory_bytes": -1},
+            {"cpu_weight": 10001},
+            {"open_files": 1.0},
+            {"cpu_seconds": True},
+            {"file_bytes": "1"},
+            {"processes": I64},
+            {"memory": 1},
+            {"": 1},
+        ],
     ),
 }
 
@@ -139,7 +152,7 @@ def test_details_name_the_value_and_what_is_allowed_but_no_secret() -> None:
 
 
 def test_limits_are_those_a_worker_can_have() -> None:
-    given = {name: 7 for name in Limits.__dataclass_fields__}
+    given = dict.fromkeys(Limits.__dataclass_fields__, 7)
     assert bodies.read_limits({"limits": given}) == Limits(**given)
 
 
@@ -205,7 +218,9 @@ near_json = st.builds(
 )
 bodies_of_all_kinds = st.binary(max_size=300) | json_values.map(lambda v: json.dumps(v).encode()) | near_json
 bodies_of_all_kinds |= known.map(lambda body: json.dumps(body).encode())
-paths = st.sampled_from(["/start", "/ping", "/stop", "/token/generate", "/vector/document/update", "/graphs", "/nowhere"])
+paths = st.sampled_from(
+    ["/start", "/ping", "/stop", "/token/generate", "/vector/document/update", "/graphs", "/nowhere"]
+)
 
 
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

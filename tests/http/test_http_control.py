@@ -1,13 +1,16 @@
 """TEN's API: sessions, listings, health (wire/ten.md sections 2 and 4 to 8)."""
 
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from supervisor.causes import Cause, Refusal
 from supervisor.channels.lifecycle import State
 from worker.spawn import Limits
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 async def test_the_envelope_of_a_start(house: Any) -> None:
@@ -34,7 +37,12 @@ async def test_the_envelope_of_a_start(house: Any) -> None:
     assert answer.headers["Content-Length"] == "40"
     assert "Transfer-Encoding" not in answer.headers
     [request] = house.table.started
-    assert (request.channel_name, request.graph_name, request.user_uid, request.bot_uid) == ("lobby", "greeter", 4711, 9)
+    assert (request.channel_name, request.graph_name, request.user_uid, request.bot_uid) == (
+        "lobby",
+        "greeter",
+        4711,
+        9,
+    )
     assert (request.timeout, request.request_id) == (45, "r-7f")
     assert request.properties == {"openai_chatgpt": {"model": "gpt-4o"}}
     assert request.limits == Limits(memory_bytes=1 << 30)
@@ -77,7 +85,9 @@ async def test_the_order_of_checks(build: Any, body: Any, code: str) -> None:
     assert (await house.post("/start", body)).code == code
 
 
-@pytest.mark.parametrize("name", ["a b", "日本語", "🎈", "a:b", "$(id)", " lobby ", "é", "e\u0301", "x" * 100, "'\"%2F"])
+@pytest.mark.parametrize(
+    "name", ["a b", "日本語", "🎈", "a:b", "$(id)", " lobby ", "é", "e\u0301", "x" * 100, "'\"%2F"]
+)
 async def test_names_are_opaque(house: Any, name: str) -> None:
     channel = await house.start(name)
     assert channel.name == name
@@ -112,7 +122,13 @@ async def test_graphs(house: Any) -> None:
 
 @pytest.mark.parametrize(
     ("text", "code"),
-    [(None, "10106"), ("{", "10007"), ("{}", "10007"), ('{"ten":{}}', "10007"), ('{"ten":{"predefined_graphs":[]}}', "0")],
+    [
+        (None, "10106"),
+        ("{", "10007"),
+        ("{}", "10007"),
+        ('{"ten":{}}', "10007"),
+        ('{"ten":{"predefined_graphs":[]}}', "0"),
+    ],
 )
 async def test_graphs_of_other_files(house: Any, text: str | None, code: str) -> None:
     path: Path = house.settings.property_file
@@ -164,7 +180,7 @@ async def test_presets(build: Any, setting: str, code: str, data: Any) -> None:
     assert (answer.code, answer.body["data"]) == (code, data)
 
 
-@pytest.mark.parametrize("cause", [c for c in Cause if c not in {Cause.STOP_FAILED}])
+@pytest.mark.parametrize("cause", [c for c in Cause if c != Cause.STOP_FAILED])
 async def test_every_cause_of_a_start_has_an_answer(build: Any, cause: Cause) -> None:
     house = await build()
     house.table.fault = Refusal(cause, "the detail")
@@ -172,6 +188,7 @@ async def test_every_cause_of_a_start_has_an_answer(build: Any, cause: Cause) ->
     assert answer.code != "0"
     assert answer.body["data"] is None
     assert answer.body["detail"] == "the detail"
+    assert answer.headers["Agentd-Cause"] == cause.value
 
 
 async def test_strict_status(build: Any) -> None:

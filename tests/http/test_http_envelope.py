@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from supervisor.causes import Cause, Refusal
 from supervisor.http import envelope
 

@@ -43,25 +43,38 @@ def channel_of(pid: int) -> str | None:
     return next((v[len(prefix) :].decode(errors="replace").strip() for v in variables if v.startswith(prefix)), None)
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Whether a process of this number runs; a zombie does not."""
     stat = read_stat(pid)
     return stat is not None and stat.state not in "ZX"
 
 
-def members(channel: str, worker: int) -> list[int]:
-    """The live processes of a channel's tree: the worker, its orphans, and all that descends from either."""
+def members(channel: str, worker: int, known: dict[int, int]) -> list[int]:
+    """The live processes of a channel's tree: the worker, its orphans, and all that descends from either.
+
+    `known` (start times by number) remembers them from one call to the next: an orphan that is just ending, or that
+    wrote over its environment, bears no mark any more and is still of this tree.
+    """
     roots = []
     for child in children(os.getpid()):
         stat = read_stat(child)
-        if stat is not None and (child == worker or stat.session == worker or channel_of(child) == channel):
+        if stat is not None and (
+            child == worker
+            or stat.session == worker
+            or known.get(child) == stat.start_time
+            or channel_of(child) == channel
+        ):
             roots.append(child)
-    found: list[int] = []
+    found: dict[int, int] = {}
     while roots:
         pid = roots.pop()
-        if pid not in found:
-            found.append(pid)
+        stat = read_stat(pid)
+        if stat is not None and stat.state not in "ZX" and pid not in found:
+            found[pid] = stat.start_time
             roots.extend(children(pid))
-    return [pid for pid in found if _alive(pid)]
+    known.clear()
+    known.update(found)
+    return list(found)
 
 
 def kill_members(list_members: Callable[[], list[int]]) -> None:

@@ -1,0 +1,52 @@
+"""What a channel has on the disk: its folder, its log and, for a foreign worker, its property file."""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+from supervisor.processes.bundle import Bundle
+from supervisor.processes.logs import LogSink, LogWriter, Target
+from worker.spawn import ERR_FIFO, OUT_FIFO
+
+
+class ChannelFiles:
+    """Made with the channel and removed with it, but for its log."""
+
+    def __init__(self, state_dir: Path, channel_id: str, log_file: Path, property_file: Path) -> None:
+        self.log_file = log_file
+        self.property_file = property_file
+        self._bundle = Bundle(state_dir, channel_id)
+        self._sink: LogSink | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The channel's own folder, with its FIFOs."""
+        return self._bundle.folder
+
+    def create(self, properties: bytes | None) -> None:
+        """Make the folder and, with `properties`, the property file, which may hold secrets. Raises OSError."""
+        self._bundle.create()
+        if properties is not None:
+            fd = os.open(self.property_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "wb") as file:
+                file.write(properties)
+
+    def collect(self, target: Target, writer: LogWriter, rate: int) -> None:
+        """From now on the worker's output goes to `target`, at most `rate` bytes a second. Raises OSError."""
+        self._sink = LogSink(self.folder, (OUT_FIFO, ERR_FIFO), target, writer, rate)
+
+    def write_record(self, record: dict[str, Any]) -> None:
+        """What a later supervisor has to know of the channel. Raises OSError."""
+        self._bundle.write_record(record)
+
+    def close(self) -> None:
+        """The worker has ended: take what is left of its output, then let go."""
+        if self._sink is not None:
+            self._sink.close()
+
+    async def remove(self) -> None:
+        """Remove all but the log. Raises OSError."""
+        self.property_file.unlink(missing_ok=True)
+        if not self._bundle.remove_own():
+            await asyncio.to_thread(self._bundle.remove)  # the worker left files of its own, perhaps many
