@@ -1,0 +1,1 @@
+"""The control server of agentd: policy, HTTP, the command line."""

@@ -1,5 +1,6 @@
 """Composition root: builds the parts of a server and hands them to each other. No logic of its own."""
 
+import asyncio
 import fcntl
 import os
 import socket
@@ -61,9 +62,9 @@ class Server:
             settings.state_dir, SpawnerOptions(settings.containment, settings.orphan_grace_seconds), self._environ
         )
         ended = await self.spawner.start()
-        cleared = clear_bundles(settings.state_dir)
+        cleared = await asyncio.to_thread(clear_bundles, settings.state_dir, settings.log_path)
         ports = PortAllocator()
-        self.catalog = GraphCatalog(settings.property_file, app_dir=settings.app_dir, injections=settings.injections)
+        self.catalog = GraphCatalog(settings.property_file, app_dir=settings.import_dir, injections=settings.injections)
         self.table = ChannelTable(
             Surroundings(settings, self.spawner, self.writer),
             Preparation(settings, self.catalog, ports, self._environ),

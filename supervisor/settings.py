@@ -152,6 +152,12 @@ class Settings(BaseSettings):
     worker_file_bytes: kind.OptionalBytes = Field(None, description="size of any file a worker writes")
     worker_cpu_seconds: kind.OptionalLimit = Field(None, description="CPU time of each process, in seconds")
 
+    @property
+    def import_dir(self) -> Path:
+        """Where relative imports of the property file start: the app folder, or its own folder if it is elsewhere."""
+        inside = self.property_file.is_relative_to(self.app_dir)
+        return self.app_dir if inside else self.property_file.parent
+
     @field_validator("graph_limits")
     @classmethod
     def _gemini_row(cls, limits: dict[str, int], info: ValidationInfo) -> dict[str, int]:

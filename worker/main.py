@@ -99,14 +99,19 @@ def run(config: dict[str, Any], registry: Registry | None = None) -> int:
 
 
 def preload() -> None:
-    """Do in the zygote, once, what all its workers would do: import add-ons, set up logging, and live a first life.
-
-    That life, of a small graph in a folder of its own, leaves behind what the interpreter makes when code runs for the
-    first time. Workers share it, and a page they need not write is a page the kernel need not copy. It starts no
-    thread and leaves no loop.
-    """
+    """Do in the zygote, once, what all its workers would do: import add-ons, set up logging, and rehearse a life."""
     preload_addons()
     _configure_output()
+    rehearse()
+
+
+def rehearse() -> None:
+    """Live the life of a small graph in a folder of its own, from open pipes to the last frame.
+
+    In the zygote it leaves behind what the interpreter makes when code runs for the first time, for all workers to
+    share. In a spare it has the kernel copy the pages that a worker writes before anybody waits for it. It starts no
+    thread and leaves no loop.
+    """
     with tempfile.TemporaryDirectory(prefix="agentd-preload-") as folder:
         loop = asyncio.new_event_loop()
         try:

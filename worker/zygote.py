@@ -9,19 +9,23 @@ import gc
 import importlib
 import json
 import os
+import select
 import signal
 import socket
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from worker import main as worker_main
 from worker.spawn import CHANNEL_VARIABLE, MAX_MESSAGE, Limits, pack, unpack
+from worker.spawner.identity import read_stat
 from worker.spawner.linux import CloneUnavailableError, clone
 from worker.spawner.setup import become_worker
 
 SETUP_FAILED: Final = 126
 MARK_WIDTH: Final = 64
+BREED_AFTER_MS: Final = 3  # of quiet: the worker that was just forked needs the processor more
 
 
 def preload(references: Sequence[str]) -> None:
@@ -60,31 +64,91 @@ class Mark:
             ctypes.memmove(self._address, text, MARK_WIDTH)
 
 
+@dataclass(frozen=True, slots=True)
+class Spare:
+    """A child forked ahead of time: it has rehearsed, and waits on the other end of `channel` for its request."""
+
+    pid: int
+    start_time: int
+    channel: socket.socket
+
+
 class Zygote:
-    """The loop of one zygote."""
+    """The loop of one zygote.
+
+    While nothing is asked it keeps one spare, so that the next worker need not wait for its fork and for the pages
+    that the kernel copies when a forked interpreter runs. Requests that come faster are forked directly.
+    """
 
     def __init__(self, channel: socket.socket, lifeline: int) -> None:
         self._channel = channel
         self._lifeline = lifeline
         self._spawner = os.getppid()
         self._mark = Mark()
+        self._spare: Spare | None = None
+        self._poll = select.poll()
+        self._poll.register(channel, select.POLLIN)
 
     def serve(self) -> None:
         """Fork a worker for each request, until the spawner is gone."""
         self._channel.send(pack({"ready": True}))
         while True:
+            if self._spare is None and not self._poll.poll(BREED_AFTER_MS):
+                self._breed()
             data, fds, _, _ = socket.recv_fds(self._channel, MAX_MESSAGE, 2)
             if not data:
                 return
             try:
-                self._channel.send(pack(self._fork(unpack(data), fds)))
+                self._channel.send(pack(self._hatch(data, fds) or self._fork(unpack(data), fds)))
             finally:
                 for fd in fds:
                     os.close(fd)
 
+    def _breed(self) -> None:
+        """Fork a spare and tell the spawner, whose child it is. Without one all goes on as well."""
+        if _threads() != 1:
+            return  # the next request is refused for it
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            pid = self._clone(-1)
+        except OSError:
+            ours.close()
+            theirs.close()
+            return
+        if pid == 0:
+            ours.close()
+            self._wait(theirs)
+        theirs.close()
+        self._spare = Spare(pid, _start_time(pid), ours)
+        self._channel.send(pack({"spare": pid}))
+
+    def _wait(self, channel: socket.socket) -> NoReturn:
+        """In the spare: rehearse, then become what is asked for; end when the zygote ends first."""
+        try:
+            self._channel.close()
+            worker_main.rehearse()
+            data, fds, _, _ = socket.recv_fds(channel, MAX_MESSAGE, 2)
+            if data:
+                self._become(unpack(data), fds[0])
+        except BaseException:  # noqa: BLE001 - nothing may unwind into the zygote's loop in a forked child
+            sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(0)
+
+    def _hatch(self, data: bytes, fds: list[int]) -> dict[str, Any] | None:
+        """Give a request to the spare; None when there is none, or it has died."""
+        spare, self._spare = self._spare, None
+        if spare is None:
+            return None
+        with spare.channel:
+            try:
+                socket.send_fds(spare.channel, [data], fds)
+            except OSError:
+                return None
+        return {"id": unpack(data)["id"], "pid": spare.pid, "start_time": spare.start_time}
+
     def _fork(self, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
-        threads = len(os.listdir("/proc/self/task"))
-        if threads != 1:
+        if (threads := _threads()) != 1:
             return {
                 "id": message["id"],
                 "error": f"a preload left {threads - 1} threads running in the zygote; it must start none",
@@ -96,7 +160,7 @@ class Zygote:
             return {"id": message["id"], "error": f"fork: {error.strerror or error}"}
         if pid == 0:
             self._become(message, fds[0])
-        return {"id": message["id"], "pid": pid}
+        return {"id": message["id"], "pid": pid, "start_time": _start_time(pid)}
 
     def _clone(self, cgroup: int) -> int:
         try:
@@ -161,8 +225,18 @@ class Zygote:
             os._exit(status)
 
 
+def _threads() -> int:
+    return len(os.listdir("/proc/self/task"))
+
+
+def _start_time(pid: int) -> int:
+    stat = read_stat(pid)
+    return 0 if stat is None else stat.start_time
+
+
 def main(arguments: Sequence[str]) -> int:
     """``python -m worker.zygote SOCKET_FD LIFELINE_FD [PRELOAD...]``, started by the spawner only."""
+    gc.disable()  # from the first line: a collection would only leave holes in pages that are to be shared
     channel = socket.socket(fileno=int(arguments[0]))
     lifeline = int(arguments[1])
     os.set_inheritable(channel.fileno(), False)
@@ -175,9 +249,7 @@ def main(arguments: Sequence[str]) -> int:
         channel.send(pack({"broken": str(error)}))
         return 1
     # Frozen objects are never looked at by the collector again, so that their pages stay shared with all workers.
-    gc.collect()
     gc.freeze()
-    gc.disable()
     Zygote(channel, lifeline).serve()
     return 0
 

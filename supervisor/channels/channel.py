@@ -161,7 +161,7 @@ class Channel:
         while self.state is not State.GONE:
             # Unbounded by design: a session lasts as long as its client pings; every phase that must end has a timer.
             event, cause, detail = await self._inbox.get()
-            if event is Event.LAPSE and not self._lapsed():
+            if event is Event.LAPSE and time.monotonic() < self.lease.deadline:
                 continue  # a ping came between the timer and us
             row = transition(self.state, event)
             if row.state is not self.state or row.actions:
@@ -176,9 +176,8 @@ class Channel:
         try:
             self._files.create(plan.property_file)
             self._link.open(self.folder)
-            target = (
-                StdoutTarget(self.name) if settings.log_stdout else FileTarget(self.log_file, settings.log_file_bytes)
-            )
+            to_file = FileTarget(self.log_file, settings.log_file_bytes)
+            target = StdoutTarget(self.name) if settings.log_stdout else to_file
             self._files.collect(target, self._around.writer, settings.log_rate_bytes)
             self._around.spawner.spawn(
                 SpawnRequest(
@@ -219,8 +218,9 @@ class Channel:
         self._found.judge()
 
     def _begin_stop(self) -> None:
-        late = time.monotonic() - self.lease.deadline if self._found.cause is Cause.LAPSED else None
-        self._log.info("channel.stopping", cause=self._found.cause, late_ms=None if late is None else round(late * 1000, 3))
+        cause = self._found.cause
+        late_ms = round((time.monotonic() - self.lease.deadline) * 1000, 3) if cause is Cause.LAPSED else None
+        self._log.info("channel.stopping", cause=cause, late_ms=late_ms)
         grace = self._around.settings.worker_stop_grace_seconds
         term_after = 0.0 if self.foreign else grace * FRAME_SHARE
         if not self.foreign:
@@ -376,9 +376,6 @@ class Channel:
             self.post(Event.BROKEN, detail=f"{MOST_BAD_LINES} lines that are no frames; the last: {bad.reason}")
 
     # ------------------------------------------------------------------ timers
-
-    def _lapsed(self) -> bool:
-        return time.monotonic() >= self.lease.deadline
 
     def _watch_lease(self) -> None:
         """One timer for the deadline as it is: pings only move the deadline, a timer that finds it moved re-arms."""

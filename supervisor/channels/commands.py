@@ -30,10 +30,10 @@ class Commands:
             self._send({"t": Down.COMMAND.value, "id": number, "payload": payload})
             async with asyncio.timeout(SECONDS):
                 frame: Frame = await reply
+        except TimeoutError as error:  # before OSError, of which it is one
+            raise Refusal(Cause.COMMAND_UNDELIVERED, f"no reply within {SECONDS:g} s") from error
         except (FrameError, LinkFullError, OSError) as error:
             raise Refusal(Cause.COMMAND_UNDELIVERED, f"the worker cannot be told: {error}") from error
-        except TimeoutError as error:
-            raise Refusal(Cause.COMMAND_UNDELIVERED, f"no reply within {SECONDS:g} s") from error
         finally:
             del self._waiting[number]
         if not frame.get("ok"):

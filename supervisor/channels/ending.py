@@ -9,7 +9,7 @@ from worker.spawn import Receipt
 
 MAX_DETAIL: Final = 2000
 # What a worker may say itself of a start that failed; in all other cases its status tells.
-SAID: Final = (Cause.ADDONS_MISSING, Cause.GRAPH_INVALID)
+SAID: Final = (Cause.ADDONS_MISSING, Cause.GRAPH_INVALID, Cause.START_TIMEOUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Findings:
             self.cause = cause
             self.detail = detail or self.detail
 
-    def said(self, cause: object, detail: object) -> None:
+    def said(self, cause: Any, detail: Any) -> None:
         """The worker says why its start failed."""
         if cause in SAID and self._open():
             self.cause = Cause(cause)

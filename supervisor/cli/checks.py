@@ -191,7 +191,7 @@ def _answers(settings: Settings, shown: str) -> bool:
 
 def _graphs(loaded: Loaded) -> Iterator[Check]:
     settings = loaded.settings
-    catalog = GraphCatalog(settings.property_file, app_dir=settings.app_dir, injections=settings.injections)
+    catalog = GraphCatalog(settings.property_file, app_dir=settings.import_dir, injections=settings.injections)
     try:
         names = [graph.name for graph in catalog.graphs()]
     except Refusal as refusal:
@@ -247,22 +247,18 @@ def installed_addons() -> set[str]:
 
 def _limits(loaded: Loaded) -> Iterator[Check]:
     workers = loaded.settings.workers_max
-    for name, limit, needed, option in (
-        ("open files", resource.RLIMIT_NOFILE, FILES_OF_SERVER + FILES_PER_CHANNEL * workers, "-n"),
-        ("processes", resource.RLIMIT_NPROC, PROCESSES_PER_CHANNEL * workers, "-u"),
+    open_files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # the server raises its soft limit to the hard one
+    processes = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+    for name, limit, needed, command in (
+        ("open files", open_files, FILES_OF_SERVER + FILES_PER_CHANNEL * workers, "ulimit -Hn"),
+        ("processes", processes, PROCESSES_PER_CHANNEL * workers, "ulimit -u"),
     ):
-        soft, hard = resource.getrlimit(limit)
-        told = "unlimited" if soft == resource.RLIM_INFINITY else str(soft)
-        if soft != resource.RLIM_INFINITY and soft < needed:
-            finding = f"limit of {told}; {workers} workers may need {needed}"
-            bound = (
-                "" if hard == resource.RLIM_INFINITY or hard >= needed else f" (root has to: the hard limit is {hard})"
-            )
-            yield Check(
-                name, Status.WARN, finding, f"raise it with `ulimit {option} {needed}`{bound}, or lower WORKERS_MAX"
-            )
+        if limit != resource.RLIM_INFINITY and limit < needed:
+            finding = f"limit of {limit}; {workers} workers may need {needed}"
+            yield Check(name, Status.WARN, finding, f"raise it (`{command} {needed}`, as root), or lower WORKERS_MAX")
         else:
-            yield Check(name, Status.OK, f"limit of {told}, {needed} needed for {workers} workers")
+            told = "no limit" if limit == resource.RLIM_INFINITY else f"limit of {limit}"
+            yield Check(name, Status.OK, f"{told}, {needed} needed for {workers} workers")
 
 
 CHECKS: Final[tuple[Callable[[Loaded], Iterator[Check]], ...]] = (

@@ -59,7 +59,9 @@ def report(error: Reported, *, as_json: bool) -> None:
     else:
         body = as_dict(error)["error"]
         lines = [f"agentd: {body['message']} [{body['cause']}]"]
-        lines += [f"  {name}: {body[key]}" for name, key in _LABELS if body[key] and body[key] != body["message"]]
+        lines += [
+            f"  {name}: {body[key]}" for name, key in _LABELS if body[key] and not body["message"].startswith(body[key])
+        ]
         text = "\n".join(printable(line) for line in lines)
     print(text, file=sys.stderr)
 

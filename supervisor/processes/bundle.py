@@ -40,10 +40,12 @@ class Bundle:
 
     def remove_own(self) -> bool:
         """Remove what agentd put into the folder and the folder; False when something else is in it. Raises OSError."""
-        for name in (*FIFOS, LOCK_FILE, RECORD):
-            (self.folder / name).unlink(missing_ok=True)
         try:
+            for name in (*FIFOS, LOCK_FILE, RECORD):
+                (self.folder / name).unlink(missing_ok=True)
             self.folder.rmdir()
+        except IsADirectoryError:  # the worker put a folder in the place of one of ours
+            return False
         except FileNotFoundError:
             return True
         except OSError as error:
@@ -59,15 +61,25 @@ class Bundle:
 
 
 def prepare_state(state_dir: Path) -> None:
-    """Make the state folder and its parts, private to this user. Raises OSError."""
+    """Make the state folder and its parts, private to this user. Raises OSError, also when it is somebody else's."""
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = state_dir.stat()
+    if status.st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, f"the state folder belongs to user {status.st_uid}", str(state_dir))
+    if status.st_mode & 0o077:
+        state_dir.chmod(0o700)
     (state_dir / CHANNELS).mkdir(mode=0o700, exist_ok=True)
 
 
-def clear_bundles(state_dir: Path) -> int:
-    """Remove the folders of channels that ended with an earlier control server; how many there were."""
+def clear_bundles(state_dir: Path, log_path: Path) -> int:
+    """Remove what is left of channels that ended with an earlier control server; how many there were.
+
+    That is their folders and, in `log_path`, the property files of foreign workers, which hold tokens.
+    """
     count = 0
     for folder in (state_dir / CHANNELS).iterdir():
+        for path in log_path.glob(f"property-*_{folder.name}.json"):
+            path.unlink(missing_ok=True)
         shutil.rmtree(folder)
         count += 1
     return count

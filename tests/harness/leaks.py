@@ -9,7 +9,7 @@ from pathlib import Path
 from worker.spawn import INSTANCE_VARIABLE, instance_of
 from worker.spawner.cgroup import find_hierarchies
 
-MARK = "AGENTD_TEST_MARK"
+MARK = "TEST_OF_AGENTD"
 
 
 @dataclass(frozen=True)

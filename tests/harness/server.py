@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,14 @@ class Agentd:
         self.events: list[Event] = []
         self.address = ""
         self.process: asyncio.subprocess.Process | None = None
-        self._extra_path = extra_path
+        self._extra_path = [extra_path]
         self._changed = asyncio.Condition()
         self._reader: asyncio.Task[None] | None = None
         self._session: aiohttp.ClientSession | None = None
+
+    def add_path(self, folder: Path) -> None:
+        """Let the server and all that it starts import from this folder before all others."""
+        self._extra_path.insert(0, folder)
 
     async def start(self, *flags: str, graphs: list[dict[str, Any]] | None = None, **settings: str) -> "Agentd":
         """Start and wait until it answers. `graphs` become the property file's predefined graphs."""
@@ -43,7 +48,7 @@ class Agentd:
             "HOME": str(self.folder),
             "TMPDIR": os.environ["TMPDIR"],
             leaks.MARK: os.environ[leaks.MARK],
-            "PYTHONPATH": str(self._extra_path),
+            "PYTHONPATH": os.pathsep.join(map(str, self._extra_path)),
             "AGENTD_STATE_DIR": str(self.state_dir),
             "AGENTD_LISTEN": "127.0.0.1:0",
             "AGENTD_LOG_FORMAT": "json",
@@ -84,6 +89,9 @@ class Agentd:
             await process.wait()
             if self._reader is not None:
                 await self._reader
+        for thread in threading.enumerate():
+            if thread.name.startswith("asyncio-waitpid"):  # Python 3.11 waits for a child in a thread; it ends just now
+                thread.join(PATIENCE)
         return process.returncode
 
     async def kill(self) -> None:

@@ -18,12 +18,15 @@ def fork(request: SpawnRequest, leaf: Leaf, *, limit_memory: bool) -> tuple[int,
     reader, writer = os.pipe()
     parent = os.getpid()
     cgroup = leaf.fd()
+    # A SIGTERM that reached the child before it is itself would be taken by our handlers, and wake up our event loop.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         try:
             pid = clone(cgroup)
         except CloneUnavailableError:
             pid = os.fork()
     except OSError:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.close(reader)
         os.close(writer)
         raise
@@ -32,6 +35,7 @@ def fork(request: SpawnRequest, leaf: Leaf, *, limit_memory: bool) -> tuple[int,
             os.close(cgroup)
     if pid == 0:
         _exec(request, leaf, parent, writer, limit_memory=limit_memory)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     os.close(writer)
     os.set_blocking(reader, False)
     return pid, reader

@@ -26,9 +26,6 @@ class Leaf(Protocol):
     def members(self) -> list[int]:
         """The live processes of the tree now."""
 
-    def holds(self, pid: int) -> bool:
-        """Whether a process is of this tree: asked again after its pidfd is open, before it is signalled."""
-
     def kill(self) -> None:
         """SIGKILL for every member, also those being forked meanwhile (sweep: call again until it is empty)."""
 
@@ -107,10 +104,6 @@ class CgroupLeaf(_Limited):
         """See `Leaf`."""
         return cgroup.members(self._folder)
 
-    def holds(self, pid: int) -> bool:
-        """See `Leaf`."""
-        return pid in self.members()
-
     def kill(self) -> None:
         """See `Leaf`."""
         kill_folder(self._folder)
@@ -140,6 +133,7 @@ class SweepLeaf(_Limited):
         super().__init__(v1)
         self._channel = channel
         self._pid = 0
+        self._known: dict[int, int] = {}
 
     def fd(self) -> int:
         """See `Leaf`."""
@@ -151,11 +145,7 @@ class SweepLeaf(_Limited):
 
     def members(self) -> list[int]:
         """See `Leaf`."""
-        return sweep.members(self._channel, self._pid) if self._pid else []
-
-    def holds(self, pid: int) -> bool:
-        """See `Leaf`."""
-        return pid in self.members()
+        return sweep.members(self._channel, self._pid, self._known) if self._pid else []
 
     def kill(self) -> None:
         """See `Leaf`."""

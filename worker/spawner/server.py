@@ -12,9 +12,9 @@ from typing import Any, Final
 from worker.spawn import MAX_MESSAGE, VERSION, SpawnRequest, pack, unpack
 from worker.spawner import cgroup, foreign, sweep
 from worker.spawner.containment import Containment
-from worker.spawner.identity import boot_id
+from worker.spawner.identity import boot_id, read_stat
 from worker.spawner.leaves import Leaf
-from worker.spawner.tree import Tree
+from worker.spawner.tree import RECHECK_SECONDS, Tree
 from worker.spawner.zygotes import Fork, Zygotes
 
 SWEPT_SECONDS: Final = 5.0
@@ -104,10 +104,9 @@ class Spawner:
         await self._until(lambda: all(tree.receipt is not None for tree in self._trees.values()), END_SECONDS)
         self._zygotes.close()
         await self._until(lambda: not self._zygotes.pids(), END_SECONDS)
-        self._kill_strays()
+        await self._until(lambda: not self._kill_strays(), END_SECONDS)
+        await self._until(lambda: not sweep.children(os.getpid()), END_SECONDS)  # spares end with their zygote
         self._tell({"ev": "bye"})
-        for tree in self._trees.values():
-            self._containment.discard(tree.id)
         if self._orphan_timer is not None:
             self._orphan_timer.cancel()
         if self._control is not None:
@@ -214,11 +213,14 @@ class Spawner:
         )
         for tree in self._trees.values():
             self._tell({"ev": "live", **tree.facts()} if tree.receipt is None else tree.gone_message())
+        self._zygotes.tell_ready()
 
     def _spawn(self, message: dict[str, Any], fds: list[int]) -> None:
         request = SpawnRequest.from_message(message)
         if request.id in self._trees:
             raise ValueError(f"channel id {request.id} is in use")
+        if request.command is None and not fds:
+            raise ValueError(f"no configuration came with channel id {request.id}")
         try:
             leaf = self._containment.create(request.id, request.limits)
         except OSError as error:
@@ -240,7 +242,7 @@ class Spawner:
                 cgroup=leaf.fd(),
                 procs_files=leaf.procs_files(),
                 limit_memory=not self._containment.limits_memory(),
-                began=lambda pid: self._began(tree, pid),
+                began=lambda pid, start_time: self._began(tree, pid, start_time),
                 failed=lambda error: self._spawn_failed(tree, error),
             )
         )
@@ -265,7 +267,12 @@ class Spawner:
         if not tree.error:
             self._tell({"ev": "spawned", **tree.facts()})
 
-    def _began(self, tree: Tree, pid: int) -> None:
+    def _began(self, tree: Tree, pid: int, start_time: int) -> None:
+        stat = read_stat(pid)
+        if stat is None or stat.start_time != start_time or stat.parent != os.getpid():
+            # A spare that ended unseen before it was told: whoever bears its number now is a stranger.
+            self._spawn_failed(tree, "the worker ended before it was one")
+            return
         tree.began(pid)
         self._by_pid[pid] = tree
         self._tell({"ev": "spawned", **tree.facts()})
@@ -280,6 +287,7 @@ class Spawner:
         del self._trees[tree.id]
         self._containment.discard(tree.id)
         self._tell({"ev": "spawn_failed", "id": tree.id, "error": error})
+        self._loop.call_soon(self._reap)  # what was left alone while this fork was under way
 
     def _stop(self, message: dict[str, Any], _fds: list[int]) -> None:
         tree = self._trees.get(message["id"])
@@ -307,8 +315,11 @@ class Spawner:
             tree.check()
 
     def _gone(self, tree: Tree) -> None:
+        if self._kill_strays():
+            # What bears no mark may be of this tree: that nothing is left is said when they have gone too.
+            self._loop.call_later(RECHECK_SECONDS, self._gone, tree)
+            return
         self._changed.set()
-        self._kill_strays()
         if tree.error:
             self._spawn_failed(tree, tree.error)
             return
@@ -317,6 +328,12 @@ class Spawner:
 
     def _reap(self) -> None:
         """Take the status of every child that has ended: workers, zygotes, and orphans that came to us."""
+        # Zygotes first: while one is forking a stranger's status is left alone, and a dead one forks no more.
+        for pid, zygote in list(self._zygotes.pids().items()):
+            result = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+            if result is not None:
+                self._zygotes.died(zygote, status_of(result))
+                self._changed.set()
         while True:
             try:
                 found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -325,32 +342,39 @@ class Spawner:
             if found is None:
                 return
             pid = found.si_pid
-            tree, zygote = self._by_pid.get(pid), self._zygotes.pids().get(pid)
-            if tree is None and zygote is None and self._zygotes.forking():
+            tree = self._by_pid.get(pid)
+            if pid in self._zygotes.pids() or (tree is None and self._zygotes.forking()):
                 return  # perhaps a worker whose zygote has not told us its number yet: its status must not be lost
             result = os.waitid(os.P_PID, pid, os.WEXITED)
             status = 0 if result is None else status_of(result)
+            self._changed.set()
             if tree is not None:
                 del self._by_pid[pid]
                 if tree.id in self._births:
                     self._born(tree)
                 tree.exited(status)
-            elif zygote is not None:
-                self._zygotes.died(zygote, status)
-                self._changed.set()
 
-    def _kill_strays(self) -> None:
-        """In sweep containment an orphan that bears no mark of a live channel belongs to none, and goes."""
-        if self._containment.level != "sweep" or self._zygotes.forking() or self._births:
-            return
-        known = {*self._by_pid, *self._zygotes.pids()}
-        owned = {pid for tree in self._trees.values() if tree.receipt is None for pid in tree.leaf.members()}
+    def _kill_strays(self) -> bool:
+        """In sweep containment an orphan that bears no mark of a live channel belongs to none, and goes.
+
+        Whether there may be one still.
+        """
+        if self._containment.level != "sweep":
+            return False
 
         def strays() -> list[int]:
-            return [pid for pid in sweep.children(os.getpid()) if pid not in known and pid not in owned]
+            known = {*self._by_pid, *self._zygotes.pids(), *self._zygotes.spares()}
+            unknown = [pid for pid in sweep.children(os.getpid()) if pid not in known and sweep.alive(pid)]
+            if unknown:
+                live = (tree for tree in self._trees.values() if tree.receipt is None)
+                known.update(pid for tree in live for pid in tree.leaf.members())
+            return [pid for pid in unknown if pid not in known]
 
-        if strays():
+        if not strays():
+            return False
+        if not self._zygotes.forking():  # else it may be a worker whose number we have not been told yet
             sweep.kill_members(strays)
+        return True
 
 
 def listen(folder: Path, name: str) -> socket.socket:

@@ -77,25 +77,41 @@ def members(channel: str, worker: int, known: dict[int, int]) -> list[int]:
     return list(found)
 
 
+def _signal_new(list_members: Callable[[], list[int]], number: int, pidfds: dict[int, int]) -> bool:
+    """Signal the members that are not in `pidfds` and put their pidfds there; False when there was none."""
+    new = [pid for pid in list_members() if pid not in pidfds]
+    for pid in new:
+        try:
+            pidfds[pid] = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+    still = set(list_members()) if new else set()  # behind the open pidfd: a recycled number is not among them
+    for pid in new:
+        if pid in still and pid in pidfds:
+            signal_pidfd(pidfds[pid], number)
+        elif pid in pidfds:
+            os.close(pidfds.pop(pid))
+    return bool(new)
+
+
+def signal_members(list_members: Callable[[], list[int]], number: int) -> list[int]:
+    """A signal for all that are there; who they were."""
+    pidfds: dict[int, int] = {}
+    try:
+        _signal_new(list_members, number, pidfds)
+        return list(pidfds)
+    finally:
+        for pidfd in pidfds.values():
+            os.close(pidfd)
+
+
 def kill_members(list_members: Callable[[], list[int]]) -> None:
     """SIGKILL for all: frozen first and looked at again until no new one appears, so that none forks away meanwhile."""
     pidfds: dict[int, int] = {}
     try:
         for _ in range(_ROUNDS):
-            new = [pid for pid in list_members() if pid not in pidfds]
-            if not new:
+            if not _signal_new(list_members, signal.SIGSTOP, pidfds):
                 break
-            for pid in new:
-                try:
-                    pidfds[pid] = os.pidfd_open(pid)
-                except ProcessLookupError:
-                    continue
-            still = set(list_members())  # looked at again behind the open pidfd: a recycled number is not among them
-            for pid in new:
-                if pid in still and pid in pidfds:
-                    signal_pidfd(pidfds[pid], signal.SIGSTOP)
-                elif pid in pidfds:
-                    os.close(pidfds.pop(pid))
         for pidfd in pidfds.values():
             signal_pidfd(pidfd, signal.SIGKILL)
     finally:

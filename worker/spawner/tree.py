@@ -9,7 +9,8 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from worker.spawn import Receipt
-from worker.spawner.identity import read_stat, signal_pidfd
+from worker.spawner import sweep
+from worker.spawner.identity import read_stat
 from worker.spawner.leaves import Leaf
 
 UNKILLABLE_SECONDS: Final = 5.0
@@ -153,21 +154,7 @@ class Tree:
 
     def _terminate(self) -> None:
         self._terminated = True
-        members = self.leaf.members()
-        self._seen.update(members)
-        for pid in members:
-            if pid == self.pid and self.pidfd >= 0:
-                signal_pidfd(self.pidfd, signal.SIGTERM)
-                continue
-            try:
-                pidfd = os.pidfd_open(pid)
-            except ProcessLookupError:
-                continue
-            try:
-                if self.leaf.holds(pid):
-                    signal_pidfd(pidfd, signal.SIGTERM)
-            finally:
-                os.close(pidfd)
+        self._seen.update(sweep.signal_members(self.leaf.members, signal.SIGTERM))
 
     def _poll(self) -> None:
         """Where no cgroup tells of the last member's end, look again from time to time until the stop's kill."""

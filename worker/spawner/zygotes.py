@@ -30,7 +30,7 @@ class Fork:
     cgroup: int
     procs_files: list[str]
     limit_memory: bool
-    began: Callable[[int], None]
+    began: Callable[[int, int], None]  # pid, start time
     failed: Callable[[str], None]
 
     def close(self) -> None:
@@ -52,6 +52,7 @@ class Zygote:
     ready: bool = False
     error: str = ""
     used: float = 0.0
+    spare: int = 0  # the child it keeps ready, which is ours
     waiting: list[Fork] = field(default_factory=list)  # until it is ready
     asked: dict[str, Fork] = field(default_factory=dict)
     deadlines: dict[str, asyncio.TimerHandle] = field(default_factory=dict)
@@ -79,6 +80,16 @@ class Zygotes:
     def pids(self) -> dict[int, Zygote]:
         """All zygotes by pid, also those on their way out."""
         return self._by_pid
+
+    def spares(self) -> set[int]:
+        """The children that zygotes keep ready."""
+        return {zygote.spare for zygote in self._by_pid.values()}
+
+    def tell_ready(self) -> None:
+        """Tell a control server that has just come which zygotes are ready."""
+        for zygote in self._zygotes.values():
+            if zygote.ready:
+                self._tell({"ev": "zygote", "preload": zygote.preload, "pid": zygote.pid, "state": "ready"})
 
     def forking(self) -> bool:
         """Whether a fork is under way whose child we may not know yet."""
@@ -226,6 +237,9 @@ class Zygotes:
         if not data:
             return False
         message = unpack(data)
+        if "spare" in message:
+            zygote.spare = message["spare"]
+            return True
         if "broken" in message:
             zygote.error = message["broken"]
             return True
@@ -237,7 +251,7 @@ class Zygotes:
         fork = zygote.asked.pop(message["id"])
         zygote.deadlines.pop(message["id"]).cancel()
         if "pid" in message:
-            fork.began(message["pid"])
+            fork.began(message["pid"], message["start_time"])
         else:
             fork.failed(message["error"])
         return True
