@@ -108,11 +108,14 @@ def _read(path: Path) -> tuple[Stamp | None, bytes]:
     """A regular file's content and its stamp; raises OSError."""
     # Without O_NONBLOCK, opening a FIFO would wait for a writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with open(descriptor, "rb") as file:  # noqa: PTH123 - a Path cannot open a descriptor
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(0, "not a regular file")
-        data = file.read(MAX_FILE + 1)
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(MAX_FILE + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > MAX_FILE:
         raise OSError(0, f"more than {MAX_FILE} bytes")
     # A second write within the same tick of the file system's clock would leave no trace in the stamp. That clock is

@@ -13,6 +13,7 @@ import select
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
@@ -213,6 +214,7 @@ class Zygote:
             signal.signal(signal.SIGPIPE, signal.SIG_IGN)
             os.environ.clear()
             os.environ.update(message["environment"])
+            tempfile.tempdir = None  # the zygote's is not the worker's
             gc.enable()
             document["lifeline"] = self._lifeline
             status = worker_main.run(document)

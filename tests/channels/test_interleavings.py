@@ -8,6 +8,7 @@ whether examples are random (Hypothesis loads its own profile on CI, which is no
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import signal
 from collections import Counter
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import structlog
 import uvloop
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -29,6 +31,9 @@ from supervisor.channels.requests import StartRequest
 from supervisor.settings import Settings
 from tests.harness.server import PATIENCE
 from tests.harness.workers import workers_of
+
+# The first loop of a process opens libuv's one signal pipe, which stays for the process: not a leak of the test below.
+uvloop.new_event_loop().close()
 
 SLOTS = 4
 FEW = 2
@@ -88,7 +93,8 @@ def world(folder: Path) -> Iterator[World]:
     chosen = Settings(
         app_dir=folder, state_dir=state_dir, workers_max=SLOTS, graph_limits={"few": FEW}, worker_stop_grace_seconds=5
     )
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    faults: list[Any] = []
+    with errors_to(faults), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
 
         async def begin() -> Server:
             server = Server(chosen, dict(os.environ))
@@ -100,6 +106,22 @@ def world(folder: Path) -> Iterator[World]:
             yield World(runner, server, folder)
         finally:
             runner.run(server.stop())
+    assert faults == []
+
+
+@contextlib.contextmanager
+def errors_to(faults: list[Any]) -> Iterator[None]:
+    """Log nothing but errors, and these into a list."""
+
+    def keep(_: Any, __: str, event: Any) -> Any:
+        faults.append(event)
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[keep], wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    try:
+        yield
+    finally:
+        structlog.reset_defaults()
 
 
 operations = st.builds(
@@ -242,7 +264,6 @@ class Machine(RuleBasedStateMachine):
     def foretell(self, asks: list[Ask]) -> list[set[Any]]:
         """What each operation may answer when all are issued in one turn of the loop, in this order."""
         taken = {name: channel.graph_name for name, channel in self.model.items()}
-        ended = {ask.name for ask in asks if ask.what in ENDS}
         expected: list[set[Any]] = []
         for ask in asks:
             present = ask.name in taken
@@ -255,16 +276,13 @@ class Machine(RuleBasedStateMachine):
                 stopped = {"stop", "kill"} & {other.what for other in asks if other.name == ask.name}
                 failed = {Cause.STOPPED, Cause.KILLED} if stopped else set()
                 expected.append(failed | ({Cause.ADDONS_MISSING} if ask.graph == "missing" else {OK}))
-            elif ask.what == "ping":
-                expected.append({OK} if present else {Cause.CHANNEL_UNKNOWN})
-            elif ask.what in {"stop", "kill"}:
+            elif ask.what in {"ping", "stop", "kill"}:
                 expected.append({OK} if present else {Cause.CHANNEL_UNKNOWN})
             elif ask.what == "command":
                 runs = ask.name in self.model
                 expected.append({Cause.COMMAND_UNDELIVERED} if runs else {Cause.CHANNEL_UNKNOWN})
             else:
                 expected.append({OK} if present else {"nobody"})
-        assert ended <= {ask.name for ask in asks}
         return expected
 
     @staticmethod
@@ -332,7 +350,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def every_slot_is_one_live_worker(self) -> None:
-        found = workers_of(self.world.folder)
+        found = workers_of(self.world.folder / "state")
         assert sorted(found.values()) == sorted(channel.id for channel in self.model.values())
         assert all(found[channel.pid] == channel.id for channel in self.model.values() if channel.pid is not None)
 

@@ -15,6 +15,7 @@ from tests.harness.witness import Witness
 GRACE = 1.0
 PROMISED_SECONDS = GRACE + 1.0
 SLACK_SECONDS = 2.0  # for a machine that is busy with something else
+KEPT = {"ch", "logs", "serve.lock", "spawner.lock", "spawner.log"}
 
 
 async def ended_by(agentd: Agentd, number: int) -> tuple[int, float]:
@@ -32,7 +33,7 @@ def assert_clean(agentd: Agentd) -> None:
     """No process, no channel folder, no socket, no property file."""
     assert processes_of(agentd.folder) == {}
     names = {str(path.relative_to(agentd.state_dir)) for path in agentd.state_dir.rglob("*")}
-    assert {name for name in names if not name.startswith("logs/app-")} == {"ch", "logs", "serve.lock", "spawner.lock", "spawner.log"}
+    assert {name for name in names if not name.startswith("logs/app-")} == KEPT
     assert (agentd.state_dir / "spawner.log").read_text() == ""
 
 

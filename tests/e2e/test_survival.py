@@ -207,7 +207,7 @@ async def test_starts_over_the_death_of_a_zygote_are_all_answered(agentd: Agentd
     os.kill(zygote, signal.SIGKILL)
     answers = await asyncio.gather(*starts)
     assert {answer["code"] for answer in answers} <= {"0", "10101"}
-    assert {answer["detail"] for answer in answers if answer["code"] != "0"} <= {"the zygote ended with status -9"}
+    assert all("the zygote" in answer["detail"] for answer in answers if answer["code"] != "0")
     listed = {item["channelName"] for item in (await agentd.get("/list"))["data"]}
     assert len(listed) == sum(answer["code"] == "0" for answer in answers)
     await agentd.begin("after")

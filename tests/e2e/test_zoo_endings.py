@@ -15,7 +15,7 @@ async def test_ignores_sigterm(zoo: Zoo, kind) -> None:
     await zoo.witness.hears("deaf to SIGTERM")
     event = await zoo.stop()
     assert (event["cause"], event["killed"], event["status"]) == ("stopped", 1, -9)
-    assert 0.4 <= event["seconds"]
+    assert event["seconds"] >= 0.4
 
 
 @KINDS

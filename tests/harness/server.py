@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,9 @@ from tests.harness import leaks
 PATIENCE = 30.0  # a bound on every wait, not a wait
 
 Event = dict[str, Any]
+
+if sys.version_info < (3, 12):  # where it is not what asyncio chooses by itself: a thread for each child lingers
+    asyncio.set_child_watcher(asyncio.PidfdChildWatcher())
 
 
 class Agentd:
@@ -31,6 +33,7 @@ class Agentd:
         self.process: asyncio.subprocess.Process | None = None
         self._extra_path = [extra_path]
         self._changed = asyncio.Condition()
+        self._at_end = False  # the server has closed its log
         self._reader: asyncio.Task[None] | None = None
         self._session: aiohttp.ClientSession | None = None
 
@@ -84,14 +87,11 @@ class Agentd:
         process, self.process = self.process, None
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
+                os.kill(process.pid, signal.SIGTERM)  # Popen's would take the status of one that has ended
         async with asyncio.timeout(PATIENCE):
             await process.wait()
             if self._reader is not None:
                 await self._reader
-        for thread in threading.enumerate():
-            if thread.name.startswith("asyncio-waitpid"):  # Python 3.11 waits for a child in a thread; it ends just now
-                thread.join(PATIENCE)
         return process.returncode
 
     async def kill(self) -> None:
@@ -146,11 +146,7 @@ class Agentd:
         return await self.event("channel.gone", lambda e: e["channel"] == channel)
 
     def _ended(self) -> bool:
-        return (
-            self._reader is None
-            or self._reader.done()
-            or (self.process is not None and self.process.returncode is not None)
-        )
+        return self._reader is None or self._at_end
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         assert process.stderr is not None
@@ -163,4 +159,5 @@ class Agentd:
                 self.events.append(event)
                 self._changed.notify_all()
         async with self._changed:
+            self._at_end = True
             self._changed.notify_all()

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import fcntl
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,11 +13,16 @@ from worker.spawner.linux import PR_SET_CHILD_SUBREAPER, prctl
 from worker.spawner.server import Spawner, listen
 
 MARK_WIDTH = 64
+TEMPORARY_NAME = "tmp"
 
 
 async def _run(arguments: argparse.Namespace, state_dir: Path) -> None:
     listener = listen(state_dir, SOCKET_NAME)
-    environment = {**os.environ, CHANNEL_VARIABLE: " " * MARK_WIDTH}
+    # A zygote that is killed cannot remove its temporary files: they lie where we, or our successor, can.
+    temporary = state_dir / TEMPORARY_NAME
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(mode=0o700)
+    environment = {**os.environ, CHANNEL_VARIABLE: " " * MARK_WIDTH, "TMPDIR": str(temporary.resolve())}
 
     def ready() -> None:
         if arguments.ready_fd >= 0:
@@ -34,6 +40,7 @@ async def _run(arguments: argparse.Namespace, state_dir: Path) -> None:
     finally:
         (state_dir / SOCKET_NAME).unlink(missing_ok=True)
         listener.close()
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def main() -> int:

@@ -1,0 +1,174 @@
+"""Every snippet of the documentation, run as it is printed: only addresses and names of programs are put in place."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+from tests.harness import Agentd
+from tests.harness.server import PATIENCE
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+
+
+def snippets(path: Path, language: str) -> list[str]:
+    """The fenced blocks of one language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text(), re.DOTALL | re.MULTILINE)
+
+
+async def shell(script: str, folder: Path, **variables: str) -> str:
+    """Run a snippet; everything it printed."""
+    bin_folder = folder / "bin"
+    bin_folder.mkdir(exist_ok=True)
+    agentd = bin_folder / "agentd"
+    agentd.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m supervisor "$@"\n')
+    agentd.chmod(0o700)
+    environment = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}", "NO_COLOR": "1", **variables}
+    process = await asyncio.create_subprocess_exec(
+        "bash",
+        "-c",
+        script,
+        cwd=folder,
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    async with asyncio.timeout(PATIENCE):
+        return (await process.communicate())[0].decode()
+
+
+def answers(output: str) -> list[dict[str, object]]:
+    """The JSON answers in a transcript of curl calls, one behind the other."""
+    decoder, found, position = json.JSONDecoder(), [], 0
+    while (position := output.find("{", position)) >= 0:
+        answer, position = decoder.raw_decode(output, position)
+        found.append(answer)
+    return found
+
+
+async def test_the_two_commands_of_the_readme_are_targets() -> None:
+    commands = re.findall(r"^make (\w+)", snippets(ROOT / "README.md", "sh")[0], re.MULTILINE)
+    assert commands == ["run", "test"]
+    makefile = (ROOT / "Makefile").read_text()
+    assert all(re.search(rf"^{command}:", makefile, re.MULTILINE) for command in commands)
+
+
+async def test_the_readme_s_curl_examples(agentd: Agentd) -> None:
+    await agentd.start()
+    [script] = [block for block in snippets(ROOT / "README.md", "sh") if "curl -X POST" in block]
+    output = await shell(
+        script.replace("http://localhost:8080", agentd.address).replace("curl ", "curl -s "), agentd.folder
+    )
+    assert answers(output) == [{"code": "0", "msg": "success", "data": None}] * 3
+
+
+async def test_the_readme_s_commands(agentd: Agentd) -> None:
+    await agentd.start()
+    [script] = [block for block in snippets(ROOT / "README.md", "sh") if ".venv/bin/agentd" in block]
+    script = script.replace(".venv/bin/agentd", "agentd")
+    output = await shell(f"set -e\n{script}", agentd.folder, AGENTD_SERVER=agentd.address, COLUMNS="200")
+    assert "started lobby" in output
+    assert re.search(r"lobby .*echo .*running", output)
+    assert "stopped lobby" in output
+
+
+async def test_the_readme_s_ten_app(state_dir: Path, tmp_path: Path) -> None:
+    [script] = [block for block in snippets(ROOT / "README.md", "sh") if "tman run start" in block]
+    app = tmp_path / "path" / "to" / "tenapp"
+    app.mkdir(parents=True)
+    (app / "property.json").write_text(
+        json.dumps({"ten": {"predefined_graphs": [{"name": "voice", "auto_start": True, "graph": {"nodes": []}}]}})
+    )
+    (tmp_path / "bin").mkdir()
+    # TEN's own launcher cannot be had here; this one shows what it was called with, and lives until it is told to end.
+    tman = tmp_path / "bin" / "tman"
+    tman.write_text('#!/bin/sh\necho "$PWD $*"\nwhile :; do sleep 1; done\n')
+    tman.chmod(0o700)
+    run = f"{script.strip()} --listen 127.0.0.1:0 --log-stdout --log-format json 2>&1"
+    environment = {**os.environ, "AGENTD_STATE_DIR": str(state_dir), "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    agentd = tmp_path / "bin" / "agentd"
+    agentd.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m supervisor "$@"\n')
+    agentd.chmod(0o700)
+    process = await asyncio.create_subprocess_exec(
+        "bash", "-c", run, cwd=tmp_path, env=environment, stdout=asyncio.subprocess.PIPE, start_new_session=True
+    )
+    assert process.stdout is not None
+
+    async def line_with(text: str) -> str:
+        assert process.stdout is not None
+        while line := (await process.stdout.readline()).decode():
+            if text in line:
+                return line
+        raise AssertionError(f"the server ended without {text!r}")
+
+    try:
+        async with asyncio.timeout(PATIENCE):
+            ready = json.loads(await line_with("server.ready"))
+            started = asyncio.create_task(
+                shell(
+                    f'curl -s -d \'{{"channel_name": "c", "graph_name": "voice"}}\' {ready["addresses"][0]}/start',
+                    tmp_path,
+                )
+            )
+            called = await line_with("[c] ")
+            assert json.loads(await started)["code"] == "0"
+            assert re.fullmatch(
+                rf"\[c\] {re.escape(str(app))} run start -- --property \S+property-c-\S+\.json\n", called
+            )
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        async with asyncio.timeout(PATIENCE):
+            while await process.stdout.readline():
+                pass
+            await process.wait()
+
+
+async def test_the_examples_of_the_http_page(agentd: Agentd) -> None:
+    await agentd.start()
+    (agentd.folder / "x.pdf").write_bytes(b"%PDF-1.4 nothing")
+    script = "".join(block.replace("curl ", "curl -s ") for block in snippets(DOCS / "http.md", "sh"))
+    # A channel that was stopped in one example is needed by a later one.
+    script = script.replace("curl -s $A/list", f"curl -s -d {{}} $A/none >/dev/null\n{START}\ncurl -s $A/list", 1)
+    script = script.replace(
+        'curl -s -X DELETE "$A/channels/test?kill=1"', f'{START}\ncurl -s -X DELETE "$A/channels/test?kill=1"'
+    )
+    script = script.replace("curl -s -N ", "timeout 2 curl -s -N ")
+    output = await shell(script, agentd.folder, A=agentd.address)
+    refused = [answer for answer in answers(output) if answer.get("code") not in {"0", None} or "error" in answer]
+    # Without an Agora id there is no token, without an app no add-on folder, and the shipped graph handles no documents.
+    expected = ["10005", "10105", "10104", "10104"]
+    assert [answer.get("code") for answer in refused if "code" in answer] == expected, output
+    assert '"receipt"' in output
+    assert '"containment"' in output
+
+
+START = 'curl -s -d \'{"channel_name": "test", "graph_name": "echo"}\' $A/start'
+
+
+async def test_the_transcript_of_the_command_page(agentd: Agentd) -> None:
+    await agentd.start()
+    [transcript] = snippets(DOCS / "cli.md", "console")
+    commands = "".join(line.removeprefix("$ ") + "\n" for line in transcript.splitlines() if line.startswith("$ "))
+    expected = "".join(line + "\n" for line in transcript.splitlines() if not line.startswith("$ "))
+    assert await shell(commands, agentd.folder, AGENTD_SERVER=agentd.address, COLUMNS="200") == expected
+
+
+async def test_the_example_add_on(agentd: Agentd) -> None:
+    package = agentd.folder / "addons" / "my_package"
+    (package.parent / "upper-1.dist-info").mkdir(parents=True)
+    package.mkdir()
+    [code] = [block for block in snippets(DOCS / "addons.md", "python") if "class Upper" in block]
+    (package / "upper.py").write_text(code)
+    (package / "__init__.py").touch()
+    [points] = re.findall(r'"(agentd\.addons)"\]\n(.*)', snippets(DOCS / "addons.md", "toml")[0])
+    (package.parent / "upper-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: upper\nVersion: 1\n")
+    (package.parent / "upper-1.dist-info" / "entry_points.txt").write_text(
+        f"[{points[0]}]\n{points[1].replace(chr(34), '')}\n"
+    )
+    node = {"type": "extension", "name": "upper", "addon": "upper", "property": {"suffix": "?"}}
+    await agentd.start(graphs=[{"name": "g", "graph": {"nodes": [node]}}], PYTHONPATH=str(package.parent))
+    await agentd.begin("c", "g")
