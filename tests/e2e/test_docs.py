@@ -57,6 +57,11 @@ async def test_the_two_commands_of_the_readme_are_targets() -> None:
     assert all(re.search(rf"^{command}:", makefile, re.MULTILINE) for command in commands)
 
 
+async def test_every_json_example_is_json() -> None:
+    blocks = [block for path in (*DOCS.glob("*.md"), ROOT / "README.md") for block in snippets(path, "json")]
+    assert [json.loads(block) for block in blocks]
+
+
 async def test_the_readme_s_curl_examples(agentd: Agentd) -> None:
     await agentd.start()
     [script] = [block for block in snippets(ROOT / "README.md", "sh") if "curl -X POST" in block]
@@ -133,9 +138,8 @@ async def test_the_examples_of_the_http_page(agentd: Agentd) -> None:
     script = "".join(block.replace("curl ", "curl -s ") for block in snippets(DOCS / "http.md", "sh"))
     # A channel that was stopped in one example is needed by a later one.
     script = script.replace("curl -s $A/list", f"curl -s -d {{}} $A/none >/dev/null\n{START}\ncurl -s $A/list", 1)
-    script = script.replace(
-        'curl -s -X DELETE "$A/channels/test?kill=1"', f'{START}\ncurl -s -X DELETE "$A/channels/test?kill=1"'
-    )
+    kill = 'curl -s -X DELETE "$A/channels/test?kill=1"'
+    script = script.replace(kill, f"{START}\n{kill}")
     script = script.replace("curl -s -N ", "timeout 2 curl -s -N ")
     output = await shell(script, agentd.folder, A=agentd.address)
     refused = [answer for answer in answers(output) if answer.get("code") not in {"0", None} or "error" in answer]
