@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check -q
 STAMP  := $(VENV)/.ready
 
-.PHONY: run test lint types check bench lock clean help
+.PHONY: run test test-sandbox test-vm lint types check bench lock clean help
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -26,6 +26,13 @@ run: $(STAMP)    ## serve on 127.0.0.1:8080
 test: $(STAMP)   ## the whole test suite
 	$(BIN)/python -m pytest
 
+test-sandbox: $(STAMP) ## agentd under a real systemd in namespaces: root, a minute
+	tests/vm/tools/sandbox $(BIN)/python -m pytest -p no:cacheprovider tests/vm
+
+test-vm: $(STAMP) ## the same with cgroup v2 limits in a virtual machine: debootstrap, qemu-system-x86, ten minutes
+	tests/vm/tools/vm build .vm
+	tests/vm/tools/vm run .vm python3 -m pytest -p no:cacheprovider -v -o timeout=300 tests/vm tests/e2e/test_delegated.py
+
 lint: $(STAMP)   ## style, as CI checks it
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -42,4 +49,4 @@ lock: $(STAMP)   ## choose dependency versions anew
 	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -o requirements.lock
 
 clean:           ## remove what make made
-	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .vm dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -6,14 +6,18 @@ import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
 from aiohttp import web
 
 from supervisor.catalog import GraphCatalog
-from supervisor.channels.channel import Channel, Surroundings
+from supervisor.channels.channel import Channel
 from supervisor.channels.preparation import Preparation
+from supervisor.channels.surroundings import Surroundings
 from supervisor.channels.table import ChannelTable
 from supervisor.http.server import build_app
 from supervisor.ports import PortAllocator
@@ -26,7 +30,7 @@ from supervisor.settings import Settings
 log = structlog.get_logger("supervisor.app")
 
 HTTP_CLOSE_SECONDS: Final = 0.5
-PRUNE_EVERY: Final = 100  # endings
+PRUNE_SECONDS: Final = 60.0
 
 
 class StateFolderHeldError(RuntimeError):
@@ -40,7 +44,7 @@ class Server:
         """`environ` is what placeholders are expanded from and workers' environments are chosen from."""
         self.settings = settings
         self._environ = environ
-        self._lock = -1
+        self._parts = AsyncExitStack()  # what was started, to be closed in the opposite order
 
     async def start(self, listeners: Sequence[socket.socket]) -> None:
         """Take the state folder, find or start the spawner, answer on `listeners`.
@@ -50,17 +54,15 @@ class Server:
         settings = self.settings
         prepare_state(settings.state_dir)
         settings.log_path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = os.open(settings.state_dir / "serve.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StateFolderHeldError(f"another server works with {settings.state_dir}") from error
+        self._parts.callback(os.close, _hold(settings.state_dir))
         self.writer = LogWriter()
         self.writer.start()
+        self._parts.push_async_callback(asyncio.to_thread, self.writer.close)
         self.writer.call(self._prune)
         self.spawner = SpawnerClient(
             settings.state_dir, SpawnerOptions(settings.containment, settings.orphan_grace_seconds), self._environ
         )
+        self._parts.push_async_callback(self.spawner.close)
         ended = await self.spawner.start()
         cleared = await asyncio.to_thread(clear_bundles, settings.state_dir, settings.log_path)
         ports = PortAllocator()
@@ -71,15 +73,18 @@ class Server:
             ports,
         )
         self._monitor = Monitor()
-        self._runner = web.AppRunner(
+        runner = web.AppRunner(
             build_app(settings, self.table, self.catalog, sample=self._sample, details=self.details),
             access_log=None,
             handle_signals=False,
             shutdown_timeout=HTTP_CLOSE_SECONDS,
         )
-        await self._runner.setup()
+        await runner.setup()
+        self._parts.push_async_callback(runner.cleanup)
         for listener in listeners:
-            await web.SockSite(self._runner, listener).start()
+            await web.SockSite(runner, listener).start()
+        pruning = asyncio.create_task(self._prune_often(), name="log pruning")
+        self._parts.push_async_callback(_cancelled, pruning)
         log.info(
             "server.ready",
             addresses=[_shown(listener) for listener in listeners],
@@ -99,19 +104,12 @@ class Server:
         began = time.monotonic()
         count = len(self.table.all())
         await self.table.shutdown()
-        await self._runner.cleanup()
         await self.close()
         log.info("server.stopped", channels=count, seconds=round(time.monotonic() - began, 3))
 
     async def close(self) -> None:
         """Let go of everything, also after a start that failed half-way."""
-        if hasattr(self, "spawner"):
-            await self.spawner.close()
-        if hasattr(self, "writer"):
-            self.writer.close()
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        await self._parts.aclose()
 
     def details(self) -> dict[str, Any]:
         """What ``/health?details=1`` shows."""
@@ -129,13 +127,39 @@ class Server:
             [(channel.id, channel.pid, channel.created_at) for channel in channels if channel.pid is not None]
         )
 
-    def _prune(self) -> None:
+    def _prune(self, live: frozenset[Path] = frozenset()) -> None:
         settings = self.settings
         removed = prune(
-            settings.log_path, total_bytes=settings.log_total_bytes, keep_days=settings.log_keep_days, now=time.time()
+            settings.log_path,
+            total_bytes=settings.log_total_bytes,
+            keep_days=settings.log_keep_days,
+            now=time.time(),
+            live=live,
         )
         if removed:
             log.info("log.pruned", files=removed)
+
+    async def _prune_often(self) -> None:
+        """Bound the logs while the server runs; files of live channels stay."""
+        while True:
+            await asyncio.sleep(PRUNE_SECONDS)
+            self.writer.call(partial(self._prune, frozenset(channel.log_file for channel in self.table.all())))
+
+
+def _hold(state_dir: Path) -> int:
+    """The descriptor of the lock that only one control server has; it falls with its holder."""
+    lock = os.open(state_dir / "serve.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise StateFolderHeldError(f"another server works with {state_dir}") from error
+    return lock
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait({task})
 
 
 def _shown(listener: socket.socket) -> str:

@@ -30,6 +30,7 @@ GRACE_SECONDS: Final = 2.0  # of a stop that names none, as SIGTERM
 NODES_SHARE: Final = 0.9  # of the grace; the rest is for the last frames
 DRAIN_SECONDS: Final = 2.0  # for the last frames of a start that failed
 COMMANDS_AT_ONCE: Final = 64
+MOST_WAITING: Final = 3  # beats without an acknowledgement
 
 FIRST_GRAPH: Final = {
     "ten": {
@@ -172,7 +173,8 @@ async def _work(config: WorkerConfig, registry: Registry) -> int:
 class Beat:
     """Sends ``beat`` frames: that the loop turns, and how late it ran its own timer at the worst since the last one.
 
-    A beat is left out while an earlier one is not acknowledged, so that a supervisor that is away finds one, not many.
+    Beats are left out while a few are not acknowledged, so that a supervisor that is away finds those, not many. One
+    may well be lost: what else writes to the pipe, a node's library say, can tear it.
     """
 
     def __init__(self, pipe: Pipe, seconds: float) -> None:
@@ -181,6 +183,7 @@ class Beat:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._sent = 0
+        self._waiting = 0
         self._lag = 0.0
 
     def start(self) -> None:
@@ -199,6 +202,9 @@ class Beat:
     def _tick(self, due: float) -> None:
         self._lag = max(self._lag, self._loop.time() - due)
         if self._pipe.acked >= self._sent:
+            self._waiting = 0
+        if self._waiting < MOST_WAITING:
+            self._waiting += 1
             self._sent = self._pipe.post({"t": Up.BEAT, "lag_ms": round(self._lag * 1000, 1)})
             self._lag = 0.0
         self._arm()

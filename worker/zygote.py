@@ -177,10 +177,9 @@ class Zygote:
             pid = os.fork()
             if pid == 0:
                 os.close(writer)
-                os.read(reader, 1)  # ends when the one in the middle has ended, just before the kernel re-parents us
-                while os.getppid() != self._spawner:
-                    os.sched_yield()
                 os.close(reader)
+                while os.getppid() != self._spawner:  # until the one in the middle has ended, which it does at once
+                    os.sched_yield()
                 return 0
             os.write(writer, pid.to_bytes(4, "little"))
             os._exit(0)

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,10 +23,9 @@ from supervisor.channels.lease import NEVER, Lease
 from supervisor.channels.lifecycle import Action, Event, State, transition
 from supervisor.channels.preparation import Plan
 from supervisor.channels.requests import StartRequest
+from supervisor.channels.surroundings import Surroundings
 from supervisor.processes.link import Link, LinkFullError
-from supervisor.processes.logs import FileTarget, LogWriter, StdoutTarget
-from supervisor.processes.spawner import SpawnerClient
-from supervisor.settings import Settings
+from supervisor.processes.logs import FileTarget, StdoutTarget
 from worker.frames import Bad, Down, Frame, Up
 from worker.spawn import Receipt, SpawnRequest
 
@@ -37,15 +35,6 @@ MOST_BAD_LINES: Final = 100
 LONGEST_TIMER: Final = 86_400.0
 # A worker of ours is asked by a frame first; SIGTERM follows when this part of the grace has gone by without its end.
 FRAME_SHARE: Final = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What all channels share."""
-
-    settings: Settings
-    spawner: SpawnerClient
-    writer: LogWriter
 
 
 class Channel:
@@ -86,6 +75,7 @@ class Channel:
         self._last_sign = time.monotonic()
         self._lag_ms = 0.0
         self._bad_lines = 0
+        self._says_ready = False
         self._started: asyncio.Future[None] = self._loop.create_future()
         self._gone: asyncio.Future[None] = self._loop.create_future()
         self._log = log.bind(channel=self.name, id=self.id)
@@ -286,6 +276,8 @@ class Channel:
             self._files.write_record(self._record(start_time))
         except OSError as error:  # on a full disk the session goes on; only a later supervisor will not know it
             self._log.error("channel.record_unwritten", error=str(error))
+        if self._says_ready:  # over its pipe, before the spawner told us of it
+            self.post(Event.READY)
         if self.foreign and self.state is State.STARTING:
             self._timers.append(
                 self._loop.call_later(self._around.settings.worker_settle_seconds, self.post, Event.READY)
@@ -339,7 +331,9 @@ class Channel:
         skipped = frame.get("skipped")
         if skipped:
             self._log.warning("channel.addons_skipped", nodes=skipped)
-        self.post(Event.READY)
+        self._says_ready = True
+        if self.pid is not None:
+            self.post(Event.READY)
 
     def _on_beat(self, frame: Frame) -> None:
         lag = frame.get("lag_ms")

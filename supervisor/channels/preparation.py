@@ -17,9 +17,11 @@ from supervisor.ports import PortAllocator
 from supervisor.processes.environment import choose
 from supervisor.property import StartParameters
 from supervisor.settings import Settings
-from worker.spawn import CHANNEL_VARIABLE, Limits
+from worker.spawn import CHANNEL_VARIABLE, INSTANCE_VARIABLE, Limits, instance_of
 
 PRELOADS: Final = "agentd.preloads"
+# A worker gives up a little before we do: it can say which nodes were slow.
+OWN_SHARE: Final = 0.9
 FOLDER_VARIABLE: Final = "AGENTD_CHANNEL_FOLDER"
 
 
@@ -89,7 +91,10 @@ class Preparation:
         self._catalog = catalog
         self._ports = ports
         self._environ = environ
-        self._environment = choose(environ, settings.worker_env)
+        self._environment = {
+            **choose(environ, settings.worker_env),
+            INSTANCE_VARIABLE: instance_of(settings.state_dir),
+        }
         self._preloads = {point.name: point.value for point in entry_points(group=PRELOADS)}
         self._base = Limits(
             memory_bytes=settings.worker_memory_bytes,
@@ -140,7 +145,7 @@ class Preparation:
                     "graph_name": request.graph_name,
                     "unknown_addons": self._settings.unknown_addons,
                     "beat_seconds": self._settings.beat_seconds,
-                    "start_seconds": self._settings.worker_start_timeout_seconds,
+                    "start_seconds": self._settings.worker_start_timeout_seconds * OWN_SHARE,
                 },
                 port=port,
                 max_workers=selection.options.max_workers,

@@ -10,11 +10,12 @@ from urllib.parse import quote
 import structlog
 
 from supervisor.causes import Cause, Refusal
-from supervisor.channels.channel import Channel, Surroundings
+from supervisor.channels.channel import Channel
 from supervisor.channels.lease import timeout_of
 from supervisor.channels.lifecycle import Event, State
 from supervisor.channels.preparation import Preparation
 from supervisor.channels.requests import StartRequest, check_channel_name
+from supervisor.channels.surroundings import Surroundings
 from supervisor.ports import PortAllocator
 from worker.spawn import Receipt
 

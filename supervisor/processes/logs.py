@@ -10,7 +10,7 @@ import queue
 import select
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -75,6 +75,7 @@ class StdoutTarget:
         self._prefix = f"[{channel}] ".encode(errors="backslashreplace").replace(b"\n", b"\\n")
         self._fd = fd
         self._dropped = 0
+        self._torn = False  # a long line was given up half-way
 
     def write(self, lines: bytes) -> None:
         """Write line by line; each fits a pipe's atomic size as long as it is no longer than that."""
@@ -89,13 +90,16 @@ class StdoutTarget:
 
     def _put(self, line: bytes) -> bool:
         """Write one line if there is room soon; a pipe nobody reads says no."""
-        view = memoryview(line)
+        view = memoryview(b"\n" + line if self._torn else line)
+        size = len(view)
         poll = select.poll()
         poll.register(self._fd, select.POLLOUT)
         while view:
             if not poll.poll(STDOUT_SECONDS * 1000 if not self._dropped else 0):
+                self._torn = self._torn or len(view) < size
                 return False
             view = view[os.write(self._fd, view[:4096]) :]
+        self._torn = False
         return True
 
 
@@ -244,8 +248,11 @@ class LogSink:
         self._written_bytes += size  # in the writing thread
 
 
-def prune(folder: Path, *, total_bytes: int, keep_days: float, now: float) -> int:
-    """Remove log files that are too old, then the oldest while all together are too large; how many were removed."""
+def prune(folder: Path, *, total_bytes: int, keep_days: float, now: float, live: Collection[Path] = frozenset()) -> int:
+    """Remove log files that are too old, then the oldest while all together are too large; how many were removed.
+
+    `live` are files that are still written to: they count, but stay.
+    """
     files = []
     for path in folder.glob("app-*.log*"):
         try:
@@ -257,7 +264,7 @@ def prune(folder: Path, *, total_bytes: int, keep_days: float, now: float) -> in
     kept, removed = 0, 0
     for modified, size, path in files:
         kept += size
-        if kept > total_bytes or now - modified > keep_days * 86_400:
+        if path not in live and (kept > total_bytes or now - modified > keep_days * 86_400):
             path.unlink(missing_ok=True)
             removed += 1
     return removed

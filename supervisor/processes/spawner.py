@@ -353,7 +353,11 @@ class SpawnerClient:
                 self._lost()
                 return
             message = unpack(data)
-            if message.get("id", "") in self._listeners or "id" not in message or message["ev"] in {"live", "gone"}:
+            if (
+                message.get("id", "") in self._listeners
+                or "id" not in message
+                or message["ev"] in {"live", "gone", "spawn_failed"}
+            ):
                 self._events[message["ev"]](message)
 
     def _on_hello(self, message: dict[str, Any]) -> None:
@@ -377,11 +381,16 @@ class SpawnerClient:
                 self._greeted.set()
 
     def _check_settled(self) -> None:
-        if not self._leftovers:
+        if self._greeted.is_set() and not self._leftovers:
             self._settled.set()
 
     def _on_spawn_failed(self, message: dict[str, Any]) -> None:
-        self._listeners.pop(message["id"]).on_spawn_failed(message["error"])
+        listener = self._listeners.pop(message["id"], None)
+        if listener is not None:
+            listener.on_spawn_failed(message["error"])
+        else:
+            self._leftovers.discard(message["id"])
+            self._check_settled()
 
     def _on_gone(self, message: dict[str, Any]) -> None:
         channel_id = message["id"]
@@ -392,5 +401,4 @@ class SpawnerClient:
             return
         self._leftovers.discard(channel_id)
         self._count_leftover()
-        if self._greeted.is_set():
-            self._check_settled()
+        self._check_settled()

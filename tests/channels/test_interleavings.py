@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from typing import Any, ClassVar
 
 import structlog
 import uvloop
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
@@ -197,12 +198,19 @@ class Machine(RuleBasedStateMachine):
 
     async def carry_out(self, asks: list[Ask]) -> None:
         before = list(self.model.values())
-        async with asyncio.timeout(PATIENCE):
-            await asyncio.gather(*(self.carry_out_one(ask) for ask in asks))
-            ending = [ask.channel for ask in asks if ask.channel is not None and ask.what in ENDS]
-            for channel in (*ending, *before):
-                if channel.state in {State.STOPPING, State.GONE} or channel in ending:
-                    await channel.gone()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await asyncio.gather(*(self.carry_out_one(ask) for ask in asks))
+                ending = [ask.channel for ask in asks if ask.channel is not None and ask.what in ENDS]
+                for channel in (*ending, *before):
+                    if channel.state in {State.STOPPING, State.GONE} or channel in ending:
+                        await channel.gone()
+        except TimeoutError as error:
+            channels = [
+                (c.id, c.name, c.state, c.pid, c.lease.remaining(time.monotonic())) for c in self.world.table.all()
+            ]
+            live = workers_of(self.world.folder / "state")
+            raise AssertionError(f"a step does not end: {asks}, {channels}, {live}") from error
 
     async def carry_out_one(self, ask: Ask) -> None:
         for _ in range(ask.later):
@@ -254,7 +262,8 @@ class Machine(RuleBasedStateMachine):
             return "nobody"
         with contextlib.suppress(Refusal):
             await channel.started()
-        if channel.pid is not None and self.world.table.get(ask.name) is channel:
+        if self.world.table.get(ask.name) is channel and channel.state is State.RUNNING:
+            assert channel.pid is not None
             with contextlib.suppress(ProcessLookupError):
                 os.kill(channel.pid, number)
         return OK
@@ -352,7 +361,8 @@ class Machine(RuleBasedStateMachine):
     def every_slot_is_one_live_worker(self) -> None:
         found = workers_of(self.world.folder / "state")
         assert sorted(found.values()) == sorted(channel.id for channel in self.model.values())
-        assert all(found[channel.pid] == channel.id for channel in self.model.values() if channel.pid is not None)
+        # Who is running is known by its number, also when it said READY before the spawner told of it.
+        assert all(found[channel.pid or 0] == channel.id for channel in self.model.values())
 
     @invariant()
     def every_folder_is_a_channels(self) -> None:
@@ -364,7 +374,11 @@ def test_random_interleavings(tmp_path: Path) -> None:
     with world(tmp_path) as running:
         Machine.world = running
         run_state_machine_as_test(  # type: ignore[no-untyped-call]
-            Machine, settings=settings(max_examples=40, stateful_step_count=20, deadline=None, print_blob=True)
+            Machine,
+            # No shrinking: a failing step is told whole, and replaying real processes would take minutes.
+            settings=settings(
+                max_examples=40, stateful_step_count=20, deadline=None, phases=set(Phase) - {Phase.shrink}
+            ),
         )
     assert running.examples >= 40
     assert all(running.steps[what] for what in ENDS), running.steps

@@ -20,7 +20,7 @@ from supervisor.channels.table import file_stem
 from supervisor.options import GraphOptions
 from supervisor.ports import PortAllocator
 from supervisor.settings import Settings
-from worker.spawn import CHANNEL_VARIABLE, Limits
+from worker.spawn import CHANNEL_VARIABLE, INSTANCE_VARIABLE, Limits, instance_of
 
 # ---------------------------------------------------------------------- lease
 
@@ -268,7 +268,7 @@ def test_a_plan_for_a_worker_of_ours(tmp_path: Path, ports: Ports) -> None:
     made = preparation(tmp_path, ports, environ).prepare(start("plain", properties={"n": {"greeting": "ho"}}))
     assert not made.foreign
     assert made.command is made.property_file is made.cwd is None
-    assert made.environment == {"PATH": "/bin"}
+    assert made.environment == {"PATH": "/bin", INSTANCE_VARIABLE: instance_of(tmp_path)}
     assert made.config is not None
     assert properties(made.config["graph"]) == {"greeting": "ho", "key": "k"}
     assert (made.port, ports.held) == (0, set())
@@ -283,7 +283,12 @@ def test_a_plan_for_a_foreign_command(tmp_path: Path, ports: Ports) -> None:
     assert made.config is None
     assert made.command == ("run", "{property_file}")
     assert made.cwd == str(tmp_path / "app")
-    assert made.environment == {"PATH": "/bin", "KEY": "k", "AGENTD_LITERAL_1": "${env:SECRET}"}
+    assert made.environment == {
+        "PATH": "/bin",
+        "KEY": "k",
+        "AGENTD_LITERAL_1": "${env:SECRET}",
+        INSTANCE_VARIABLE: instance_of(tmp_path),
+    }
     assert made.property_file is not None
     assert properties(json.loads(made.property_file)) == {
         "greeting": "${env:AGENTD_LITERAL_1}",

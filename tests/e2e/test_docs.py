@@ -143,7 +143,7 @@ async def test_the_examples_of_the_http_page(agentd: Agentd) -> None:
     script = script.replace("curl -s -N ", "timeout 2 curl -s -N ")
     output = await shell(script, agentd.folder, A=agentd.address)
     refused = [answer for answer in answers(output) if answer.get("code") not in {"0", None} or "error" in answer]
-    # Without an Agora id there is no token, without an app no add-on folder, and the shipped graph handles no documents.
+    # Without an Agora id no token, without an app no add-on folder, and the shipped graph handles no documents.
     expected = ["10005", "10105", "10104", "10104"]
     assert [answer.get("code") for answer in refused if "code" in answer] == expected, output
     assert '"receipt"' in output

@@ -13,9 +13,9 @@ import pytest
 from aiohttp import FormData
 
 from tests.harness import Agentd
-from tests.harness.leaks import processes_of
 from tests.harness.server import PATIENCE
 from tests.harness.witness import Witness
+from tests.harness.workers import workers_of
 
 # A TEN app's runtime: reads the property file it is given, tells the test what it sees, ends on SIGTERM.
 RUNTIME = """
@@ -383,9 +383,13 @@ async def test_the_end_of_the_server_takes_it(agentd: Agentd, app: Path, witness
     install(app, graph(command("family")))
     await agentd.start(AGENTD_APP_DIR=str(app), **ENV)
     await agentd.begin("c", "app")
-    await witness.hears("member")
+    await until(witness, lambda: count(witness, "member") == 4)
+    found = workers_of(agentd.state_dir)
+    assert len(found) == 5
+    assert set(found.values()) == {(await agentd.channel("c"))["id"]}
     assert await agentd.stop() == 0
-    assert processes_of(agentd.folder) == {}
+    assert workers_of(agentd.state_dir) == {}
+    assert witness.alive() == []
 
 
 # ---------------------------------------------------------------------- commands over HTTP

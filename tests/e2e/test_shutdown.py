@@ -51,9 +51,7 @@ async def test_many_channels(agentd: Agentd, number: int) -> None:
 
 
 @pytest.mark.parametrize("containment", ["auto", "sweep"])
-async def test_channels_that_ignore_it_and_starts_in_flight(
-    agentd: Agentd, witness: Witness, containment: str
-) -> None:
+async def test_channels_that_ignore_it_and_starts_in_flight(agentd: Agentd, witness: Witness, containment: str) -> None:
     deaf = own("ignore_sigterm", agentd.folder, name="deaf", deaf=True)
     sleeper = {"name": "slow", "graph": {"nodes": [{"type": "extension", "name": "s", "addon": "zoo_sleeper"}]}}
     blocked = own("block", agentd.folder, name="blocked")
@@ -93,9 +91,7 @@ async def test_channels_that_ignore_it_and_starts_in_flight(
 
 
 async def test_a_second_signal_changes_nothing(agentd: Agentd, witness: Witness) -> None:
-    await agentd.start(
-        graphs=[own("ignore_sigterm", agentd.folder, deaf=True)], WORKER_STOP_GRACE_SECONDS=str(GRACE)
-    )
+    await agentd.start(graphs=[own("ignore_sigterm", agentd.folder, deaf=True)], WORKER_STOP_GRACE_SECONDS=str(GRACE))
     await agentd.begin("beast", "beast")
     assert agentd.process is not None
     agentd.process.send_signal(signal.SIGTERM)

@@ -91,7 +91,9 @@ async def test_a_new_server_ends_what_it_finds(
     assert (await successor.end("c"))["code"] == "0"
 
 
-async def test_a_new_server_comes_while_a_start_is_under_way(agentd: Agentd, successor: Agentd, witness: Witness) -> None:
+async def test_a_new_server_comes_while_a_start_is_under_way(
+    agentd: Agentd, successor: Agentd, witness: Witness
+) -> None:
     await agentd.start(graphs=[ECHO, own("block", agentd.folder)])
     start = asyncio.create_task(agentd.post("/start", channel_name="beast", graph_name="beast"))
     await witness.hears("blocking")

@@ -1,5 +1,8 @@
 """Workers that write what they should not, or too much of it."""
 
+import asyncio
+from pathlib import Path
+
 import pytest
 
 from tests.harness.graphs import foreign, own
@@ -67,7 +70,7 @@ async def test_floods_its_output(zoo: Zoo, kind, settings: dict[str, str]) -> No
     zoo.witness.cue()
     await zoo.witness.hears("flooded")
     assert (await zoo.stop())["cause"] == "stopped"
-    logs = [path for path in (zoo.agentd.state_dir / "logs").glob("app-beast-*")]
+    logs = list((zoo.agentd.state_dir / "logs").glob("app-beast-*"))
     if "LOG_STDOUT" in settings:
         assert logs == []
         return
@@ -89,9 +92,7 @@ async def test_a_flood_beyond_its_rate_is_slowed_and_can_be_stopped(zoo: Zoo) ->
     assert log.stat().st_size < 50 * MEGABYTE
 
 
-async def _begun(zoo: Zoo) -> list:
-    import asyncio
-
+async def _begun(zoo: Zoo) -> list[Path]:
     async with asyncio.timeout(20):
         while not (logs := list((zoo.agentd.state_dir / "logs").glob("app-beast-*"))):
             await asyncio.sleep(0)

@@ -10,7 +10,9 @@ ECHO = {"name": "echo", "graph": {"nodes": [{"type": "extension", "name": "echo"
 Graph = dict[str, Any]
 
 
-def own(beast: str, folder: Path, *, name: str = "beast", cue: bool = False, deaf: bool = False, limits: Any = None) -> Graph:
+def own(
+    beast: str, folder: Path, *, name: str = "beast", cue: bool = False, deaf: bool = False, limits: Any = None
+) -> Graph:
     """A graph whose one node is this beast."""
     properties = {"beast": beast, "folder": str(folder), "cue": cue, "deaf": deaf}
     node = {"type": "extension", "name": "beast", "addon": "zoo_beast", "property": properties}

@@ -41,6 +41,10 @@ class Agentd:
         """Let the server and all that it starts import from this folder before all others."""
         self._extra_path.insert(0, folder)
 
+    def command(self, _environment: dict[str, str]) -> list[str]:
+        """The command line of the server; it gets this environment if it is started by us."""
+        return [sys.executable, "-m", "supervisor", "serve"]
+
     async def start(self, *flags: str, graphs: list[dict[str, Any]] | None = None, **settings: str) -> "Agentd":
         """Start and wait until it answers. `graphs` become the property file's predefined graphs."""
         property_file = self.folder / "property.json"
@@ -59,10 +63,7 @@ class Agentd:
             **settings,
         }
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "supervisor",
-            "serve",
+            *self.command(environment),
             *flags,
             cwd=self.folder,
             env=environment,

@@ -90,8 +90,9 @@ def storm(say: Say) -> None:
     """Many at once, until there are enough or the limit says no."""
     count = 0
     try:
-        for count in range(MOST_FORKS):
+        while count < MOST_FORKS:
             _child(lambda: None)
+            count += 1
     except OSError:
         say(f"denied after {count}")
     else:

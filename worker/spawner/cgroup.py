@@ -48,9 +48,10 @@ def hierarchies(mountinfo: str, membership: str) -> Iterator[Hierarchy]:
         if controllers not in paths:
             continue
         path = paths[controllers]
-        inside = os.path.relpath(path, root) if path == root or path.startswith(root.rstrip("/") + "/") else None
-        if inside is not None:
-            yield Hierarchy(controllers, Path(mount_point) / inside if inside != "." else Path(mount_point))
+        outer = root.rstrip("/")
+        inside = path.removeprefix(outer).strip("/") if path == root or path.startswith(outer + "/") else ".."
+        if ".." not in inside.split("/"):  # else it is outside of what is mounted, or of our cgroup namespace
+            yield Hierarchy(controllers, Path(mount_point) / inside)
 
 
 def find_hierarchies() -> list[Hierarchy]:
@@ -59,7 +60,8 @@ def find_hierarchies() -> list[Hierarchy]:
     return sorted(found, key=lambda hierarchy: hierarchy.controllers)
 
 
-def _write(path: Path, value: str | int) -> None:
+def write(path: Path, value: str | int) -> None:
+    """Write to a control file, in one piece. Raises OSError."""
     with path.open("wb", buffering=0) as file:
         file.write(str(value).encode())
 
@@ -73,15 +75,17 @@ def subfolders(folder: Path) -> list[Path]:
     return [path for child in children for path in (*subfolders(child), child)]
 
 
+def inhabitants(folder: Path) -> list[int]:
+    """The processes in a cgroup itself."""
+    try:
+        return [int(line) for line in (folder / "cgroup.procs").read_text().split()]
+    except OSError:  # removed meanwhile (ENOENT or ENODEV): nobody is in it
+        return []
+
+
 def members(folder: Path) -> list[int]:
     """The processes in a cgroup and below it. A snapshot: look again after acting on it."""
-    pids: list[int] = []
-    for path in (*subfolders(folder), folder):
-        try:
-            pids.extend(int(line) for line in (path / "cgroup.procs").read_text().split())
-        except (FileNotFoundError, OSError):  # removed meanwhile (ENOENT or ENODEV): nobody is in it
-            continue
-    return pids
+    return [pid for path in (*subfolders(folder), folder) for pid in inhabitants(path)]
 
 
 def remove(folder: Path) -> bool:
@@ -157,19 +161,19 @@ def limit_v2(leaf: Path, limits: Limits) -> None:
     ]
     for name, value in values:
         if value is not None and (leaf / name).exists():
-            _write(leaf / name, value)
+            write(leaf / name, value)
 
 
 def limit_v1(leaf: Path, controller: str, limits: Limits) -> None:
     """Write the limit that a version 1 leaf of this controller holds."""
     if controller == "memory" and limits.memory_bytes is not None:
-        _write(leaf / "memory.limit_in_bytes", limits.memory_bytes)
+        write(leaf / "memory.limit_in_bytes", limits.memory_bytes)
         if (leaf / "memory.memsw.limit_in_bytes").exists():
-            _write(leaf / "memory.memsw.limit_in_bytes", limits.memory_bytes)
+            write(leaf / "memory.memsw.limit_in_bytes", limits.memory_bytes)
     elif controller == "pids" and limits.processes is not None:
-        _write(leaf / "pids.max", limits.processes)
+        write(leaf / "pids.max", limits.processes)
     elif controller == "cpu" and limits.cpu_weight is not None:
-        _write(leaf / "cpu.shares", max(2, limits.cpu_weight * 1024 // 100))
+        write(leaf / "cpu.shares", max(2, limits.cpu_weight * 1024 // 100))
 
 
 def wanted(controller: str, limits: Limits) -> bool:

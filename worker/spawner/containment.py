@@ -11,12 +11,12 @@ sweep     no v2 folder can be made        freeze, rescan, kill      v1 leaves wh
 ========  ==============================  ========================  ====================================
 """
 
-import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
 from worker.spawn import Limits
 from worker.spawner import cgroup
+from worker.spawner.delegation import Delegation
 from worker.spawner.leaves import CgroupLeaf, Leaf, SweepLeaf, kill_folder
 
 
@@ -27,54 +27,32 @@ class Containment:
         """`instance` names our cgroup folder, `wish` is "auto", "cgroup" or "sweep", `changed(id)` tells of a leaf."""
         self._instance = instance
         self._changed = changed
-        self._base: Path | None = None  # our folder in the v2 tree
-        self._origin: Path | None = None  # the cgroup this process came from
         self._v1: dict[str, Path] = {}
         self._leaves: dict[str, Leaf] = {}
         self.watch = cgroup.Watch()
         self.notes: list[str] = []
         trees = cgroup.find_hierarchies()
         unified = next((tree.own for tree in trees if not tree.controllers), None)
-        v2_controllers = [] if wish == "sweep" or unified is None else self._claim_v2(unified)
+        self._delegation = None if wish == "sweep" or unified is None else self._claim_v2(unified)
         for tree in trees:
             for controller in set(tree.controllers) & set(cgroup.CONTROLLERS):
                 self._claim_v1(controller, tree.own)
-        self.controllers = sorted({*v2_controllers, *self._v1})
-        self.level = self._level(v2_controllers)
+        self.controllers = sorted({*(self._delegation.controllers if self._delegation else ()), *self._v1})
+        self.level = self._level()
 
-    def _level(self, v2_controllers: list[str]) -> str:
-        if self._base is None:
+    def _level(self) -> str:
+        if self._delegation is None:
             return "sweep"
-        return "full" if "memory" in v2_controllers else "tracking"
+        return "full" if "memory" in self._delegation.controllers else "tracking"
 
-    def _claim_v2(self, own: Path) -> list[str]:
-        """Make our folder below `own`; returns the controllers our leaves will have."""
-        base = own / f"agentd-{self._instance}"
+    def _claim_v2(self, own: Path) -> Delegation | None:
         try:
-            base.mkdir(exist_ok=True)
-            (base / "spawner").mkdir(exist_ok=True)
-            # Children are born where their parent is: the spawner and its zygotes live in a leaf of their own,
-            # since a folder with processes in it can hand no controllers down.
-            (base / "spawner" / "cgroup.procs").write_text("0")
+            delegation = Delegation(own, self._instance)
         except OSError as error:
             self.notes.append(f"no cgroup v2 below {own}: {error.strerror}")
-            cgroup.remove(base)
-            return []
-        self._base, self._origin = base, own
-        granted: list[str] = []
-        try:
-            offered = (own / "cgroup.controllers").read_text().split()
-        except OSError:
-            offered = []
-        for controller in (name for name in cgroup.CONTROLLERS if name in offered):
-            try:
-                (own / "cgroup.subtree_control").write_text(f"+{controller}")
-                (base / "cgroup.subtree_control").write_text(f"+{controller}")
-            except OSError as error:
-                self.notes.append(f"no {controller} controller below {own}: {error.strerror}")
-            else:
-                granted.append(controller)
-        return granted
+            return None
+        self.notes += delegation.notes
+        return delegation
 
     def _claim_v1(self, controller: str, own: Path) -> None:
         base = own / f"agentd-{self._instance}"
@@ -87,7 +65,7 @@ class Containment:
 
     def sweep_leftovers(self) -> tuple[int, list[Path]]:
         """Kill what an earlier spawner of this state folder left; how many processes that were, and their folders."""
-        folders = [] if self._base is None else [p for p in cgroup.subfolders(self._base) if p.name != "spawner"]
+        folders = [] if self._delegation is None else self._delegation.leaves()
         count = 0
         for folder in folders:
             pids = cgroup.members(folder)
@@ -99,15 +77,14 @@ class Containment:
     def create(self, channel: str, limits: Limits) -> Leaf:
         """A leaf for one channel, its limits written. Raises OSError."""
         v1 = {name: base / channel for name, base in self._v1.items() if cgroup.wanted(name, limits)}
-        leaf: Leaf
-        if self._base is None:
-            leaf = SweepLeaf(channel, v1)
-        else:
-            leaf = CgroupLeaf(self._base / channel, v1)
+        leaf: Leaf = (
+            SweepLeaf(channel, v1) if self._delegation is None else CgroupLeaf(self._delegation.base / channel, v1)
+        )
+        try:
             leaf.make(limits, self.watch, lambda: self._changed(channel))
-        for controller, folder in v1.items():
-            folder.mkdir()
-            cgroup.limit_v1(folder, controller, limits)
+        except OSError:
+            leaf.close()
+            raise
         self._leaves[channel] = leaf
         return leaf
 
@@ -121,11 +98,8 @@ class Containment:
 
     def close(self) -> None:
         """Remove our folders; every leaf must have been discarded and every zygote have ended."""
-        if self._base is not None and self._origin is not None:
-            # Where our origin hands controllers down it may hold no process; whoever delegated it removes it then.
-            with contextlib.suppress(OSError):
-                (self._origin / "cgroup.procs").write_text("0")
-            cgroup.remove(self._base)
+        if self._delegation is not None:
+            self._delegation.close()
         for base in self._v1.values():
             cgroup.remove(base)
         self.watch.close()

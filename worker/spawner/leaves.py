@@ -14,6 +14,12 @@ class Leaf(Protocol):
 
     by: str
 
+    def make(self, limits: Limits, watch: cgroup.Watch, changed: Callable[[], None]) -> None:
+        """Make the container and write its limits; `changed` is called when it may have become empty.
+
+        Raises OSError; `close` then removes what was made.
+        """
+
     def fd(self) -> int:
         """A descriptor of the v2 folder to be born in, or -1; the caller closes it."""
 
@@ -58,6 +64,11 @@ class _Limited:
         """See `Leaf`."""
         return [str(folder / "cgroup.procs") for folder in self._v1.values()]
 
+    def _make_v1(self, limits: Limits) -> None:
+        for controller, folder in self._v1.items():
+            folder.mkdir()
+            cgroup.limit_v1(folder, controller, limits)
+
     def _oom_folders(self) -> Iterable[Path]:
         return (folder for name, folder in self._v1.items() if name == "memory")
 
@@ -82,9 +93,10 @@ class CgroupLeaf(_Limited):
         self._watch: cgroup.Watch | None = None
 
     def make(self, limits: Limits, watch: cgroup.Watch, changed: Callable[[], None]) -> None:
-        """Make the folder, write its limits, watch it."""
+        """See `Leaf`."""
         self._folder.mkdir()
         cgroup.limit_v2(self._folder, limits)
+        self._make_v1(limits)
         self._watch = watch
         self._token = watch.add(self._folder, changed)
 
@@ -134,6 +146,10 @@ class SweepLeaf(_Limited):
         self._channel = channel
         self._pid = 0
         self._known: dict[int, int] = {}
+
+    def make(self, limits: Limits, watch: cgroup.Watch, changed: Callable[[], None]) -> None:
+        """See `Leaf`."""
+        self._make_v1(limits)
 
     def fd(self) -> int:
         """See `Leaf`."""

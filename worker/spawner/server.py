@@ -364,7 +364,7 @@ class Spawner:
 
         def strays() -> list[int]:
             known = {*self._by_pid, *self._zygotes.pids(), *self._zygotes.spares()}
-            unknown = [pid for pid in sweep.children(os.getpid()) if pid not in known and sweep.alive(pid)]
+            unknown = [pid for pid in sweep.children(os.getpid()) if pid not in known and sweep.is_orphan(pid)]
             if unknown:
                 live = (tree for tree in self._trees.values() if tree.receipt is None)
                 known.update(pid for tree in live for pid in tree.leaf.members())

@@ -43,10 +43,10 @@ def channel_of(pid: int) -> str | None:
     return next((v[len(prefix) :].decode(errors="replace").strip() for v in variables if v.startswith(prefix)), None)
 
 
-def alive(pid: int) -> bool:
-    """Whether a process of this number runs; a zombie does not."""
+def is_orphan(pid: int) -> bool:
+    """Whether a child of ours comes from a worker: it lives, and not in our session, as a zygote's newborn does."""
     stat = read_stat(pid)
-    return stat is not None and stat.state not in "ZX"
+    return stat is not None and stat.state not in "ZX" and stat.session != os.getsid(0)
 
 
 def members(channel: str, worker: int, known: dict[int, int]) -> list[int]:

@@ -32,6 +32,7 @@ class Fork:
     limit_memory: bool
     began: Callable[[int, int], None]  # pid, start time
     failed: Callable[[str], None]
+    again: bool = False  # a zygote died before it was asked
 
     def close(self) -> None:
         """Close the descriptors."""
@@ -132,11 +133,17 @@ class Zygotes:
         for timer in zygote.deadlines.values():
             timer.cancel()
         error = zygote.error or f"the zygote ended with status {status}"
-        for fork in (*zygote.asked.values(), *zygote.waiting):
-            fork.close()
-            fork.failed(error)
-        zygote.asked.clear()
-        zygote.waiting.clear()
+        asked, waiting = list(zygote.asked.values()), zygote.waiting
+        zygote.asked, zygote.waiting = {}, []
+        for fork in asked:
+            fork.failed(error)  # perhaps forked, perhaps not: what is in its leaf goes
+        for fork in waiting:
+            if zygote.error or fork.again or self._closing:
+                fork.close()
+                fork.failed(error)
+            else:
+                fork.again = True
+                self.fork(fork)  # by the next zygote
         self._tell({"ev": "zygote", "preload": zygote.preload, "pid": zygote.pid, "state": "died", "status": status})
         now = time.monotonic()
         deaths = [t for t in self._deaths.get(zygote.preload, []) if now - t < 60.0] + [now]

@@ -1,0 +1,167 @@
+"""The supervisor's end of the pipes, with real FIFOs."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from supervisor.processes.link import ACK_FRAMES, OUTBOX_BYTES, Link, LinkFullError
+from worker.frames import MAX_FRAME, Bad, FrameError, Splitter, encode
+
+PATIENCE = 10
+
+
+class Far:
+    """The worker's end, by hand."""
+
+    def __init__(self, folder: Path) -> None:
+        self.frames: list[dict[str, Any]] = []
+        self.bad: list[Bad] = []
+        self._splitter = Splitter()
+        self._taken = asyncio.Event()
+        for name in ("up", "down"):
+            os.mkfifo(folder / name, 0o600)
+        self.link = Link(self._on_frame, self.bad.append)
+        self.link.open(folder)
+        self._up = os.open(folder / "up", os.O_RDWR | os.O_NONBLOCK)
+        self._down = os.open(folder / "down", os.O_RDWR | os.O_NONBLOCK)
+
+    def _on_frame(self, frame: dict[str, Any]) -> None:
+        self.frames.append(frame)
+        self._taken.set()
+
+    def write(self, data: bytes) -> None:
+        assert os.write(self._up, data) == len(data)
+
+    def answer_resume(self) -> None:
+        self.write(b"\n" + encode({"t": "reset", "v": 1, "epoch": 1, "last": 0}))
+
+    async def takes(self, count: int) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while len(self.frames) < count:
+                self._taken.clear()
+                await self._taken.wait()
+
+    async def heard(self, size: int = 65536) -> list[dict[str, Any]]:
+        """What the link has written, waited for."""
+        readable = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._down, readable.set)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await readable.wait()
+        finally:
+            loop.remove_reader(self._down)
+        return [frame for frame in self._splitter.feed(os.read(self._down, size)) if not isinstance(frame, Bad)]
+
+    def close(self) -> None:
+        self.link.close()
+        os.close(self._up)
+        os.close(self._down)
+
+
+@pytest.fixture
+async def far(tmp_path: Path) -> AsyncIterator[Far]:
+    far = Far(tmp_path)
+    yield far
+    far.close()
+
+
+async def test_it_asks_for_a_resume_first(far: Far) -> None:
+    assert await far.heard() == [{"t": "resume", "v": 1, "epoch": 1, "last": 0}]
+
+
+async def test_frames_are_handed_on_and_acknowledged_in_batches(far: Far) -> None:
+    await far.heard()
+    far.answer_resume()
+    half = ACK_FRAMES // 2
+    far.write(b"".join(encode({"t": "event", "n": n}) for n in range(1, half + 1)))
+    await far.takes(half)
+    far.write(b"".join(encode({"t": "event", "n": n}) for n in range(half + 1, 2 * half + 1)))
+    await far.takes(2 * half)
+    assert await far.heard() == [{"t": "ack", "n": ACK_FRAMES}]
+
+
+async def test_a_beat_is_acknowledged_at_once_and_all_before_it(far: Far) -> None:
+    await far.heard()
+    far.answer_resume()
+    far.write(encode({"t": "event", "n": 1}) + encode({"t": "beat", "n": 2}))
+    assert await far.heard() == [{"t": "ack", "n": 2}]
+    far.write(encode({"t": "event", "n": 2}) + encode({"t": "beat", "n": 3}))
+    assert await far.heard() == [{"t": "ack", "n": 3}]
+    assert [frame["n"] for frame in far.frames] == [1, 2, 3]
+
+
+async def test_bad_lines_are_told(far: Far) -> None:
+    far.answer_resume()
+    far.write(b"\xff\n[]\n" + encode({"t": "event", "n": 1}))
+    await far.takes(1)
+    assert [bad.size for bad in far.bad] == [2, 3]
+
+
+async def test_a_worker_that_does_not_read_meets_a_bound_and_gets_all_when_it_does(far: Far) -> None:
+    line = {"t": "command", "payload": "x" * 100_000}
+    sent = 0
+    with pytest.raises(LinkFullError, match=f"at most {OUTBOX_BYTES} may"):
+        while True:
+            far.link.send({**line, "id": sent})
+            sent += 1
+    assert sent * len(encode(line)) + 200_000 >= OUTBOX_BYTES
+    got: list[int] = []
+    while len(got) < sent:
+        got += [frame["id"] for frame in await far.heard() if frame["t"] == "command"]
+    assert got == list(range(sent))
+    far.link.send({"t": "stop", "grace": 1})
+    assert [frame["t"] for frame in await far.heard()] == ["stop"]
+
+
+async def test_acknowledgements_wait_for_a_worker_that_does_not_read(far: Far) -> None:
+    while True:
+        try:
+            far.link.send({"t": "command", "payload": "x" * 100_000})
+        except LinkFullError:
+            break
+    far.answer_resume()
+    far.write(encode({"t": "beat", "n": 1}))
+    await far.takes(1)
+    frames: list[dict[str, Any]] = []
+    while {"t": "ack", "n": 1} not in frames:
+        frames += await far.heard()
+
+
+async def test_what_is_no_frame_is_refused(far: Far) -> None:
+    with pytest.raises(FrameError, match="at most"):
+        far.link.send({"t": "command", "payload": "x" * MAX_FRAME})
+    with pytest.raises(FrameError, match="JSON"):
+        far.link.send({"t": "command", "payload": "\ud800"})
+
+
+async def test_last_words_are_taken_and_a_closed_link_is_closed(far: Far) -> None:
+    far.answer_resume()
+    far.write(b"".join(encode({"t": "event", "n": n, "text": "y" * 50}) for n in range(1, 501)))
+    far.link.drain()
+    assert len(far.frames) == 500
+    far.link.close()
+    far.link.close()
+    far.link.drain()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        far.link.send({"t": "stop"})
+
+
+async def test_a_handler_may_close_the_link(far: Far) -> None:
+    far.answer_resume()
+    far.link._on_frame = lambda frame: (far.frames.append(frame), far.link.close())  # type: ignore[assignment]
+    far.write(encode({"t": "beat", "n": 1}) + encode({"t": "beat", "n": 2}))
+    far.link.drain()
+    assert len(far.frames) == 1
+
+
+async def test_a_link_without_fifos_is_an_error_and_leaves_nothing_open(tmp_path: Path) -> None:
+    link = Link(lambda _: None, lambda _: None)
+    os.mkfifo(tmp_path / "up")
+    with pytest.raises(FileNotFoundError):
+        link.open(tmp_path)
+    link.close()

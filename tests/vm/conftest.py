@@ -1,0 +1,45 @@
+"""These tests need a machine of their own: `make test-sandbox` or `make test-vm`."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ZOO
+from tests.harness.witness import Witness, witness_in
+
+if os.environ.get("AGENTD_TEST_UNITS"):
+    from tests.vm.unit import Unit
+else:
+    collect_ignore = ["test_units.py"]
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder every user may look into."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+async def witness(open_folder: Path) -> AsyncIterator[Witness]:
+    """Hears what beasts of any user say."""
+    with witness_in(open_folder) as witness:
+        for name in ("witness", "cue"):
+            (open_folder / name).chmod(0o666)
+        yield witness
+
+
+@pytest.fixture
+async def unit(open_folder: Path) -> "AsyncIterator[Unit]":
+    """The server as a unit, not started yet."""
+    unit = Unit(open_folder, ZOO)
+    try:
+        yield unit
+    finally:
+        await unit.stop()
