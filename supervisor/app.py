@@ -24,7 +24,8 @@ from supervisor.ports import PortAllocator
 from supervisor.processes.bundle import clear_bundles, prepare_state
 from supervisor.processes.logs import LogWriter, prune
 from supervisor.processes.monitor import Monitor, Sample
-from supervisor.processes.spawner import SpawnerClient, SpawnerOptions
+from supervisor.processes.launch import SpawnerOptions
+from supervisor.processes.spawner import SpawnerClient
 from supervisor.settings import Settings
 
 log = structlog.get_logger("supervisor.app")

@@ -1,6 +1,7 @@
 """`agentd serve`: from settings to a running server, and its orderly end."""
 
 import asyncio
+import ctypes
 import os
 import resource
 import signal
@@ -13,7 +14,7 @@ import structlog
 import uvloop
 
 from supervisor.app import Server, StateFolderHeldError
-from supervisor.processes.spawner import SpawnerUnavailableError
+from supervisor.processes.launch import SpawnerUnavailableError
 from supervisor.settings import Settings
 from supervisor.telemetry import configure
 
@@ -21,6 +22,8 @@ log = structlog.get_logger("supervisor.serve")
 
 BACKLOG: Final = 1024
 FAILED: Final = 1
+ENDING_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+PR_SET_DUMPABLE: Final = 4
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -41,8 +44,9 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status: 0 after an orderly end, 1 when it could not start."""
+    """Serve until SIGTERM, SIGINT or SIGHUP; the exit status: 0 after an orderly end, 1 when it could not start."""
     configure(settings.log_level, settings.log_format)
+    _hide_memory()
     _raise_descriptor_limit()
     try:
         listener = listen(settings.host, settings.port)
@@ -58,8 +62,9 @@ def serve(settings: Settings) -> int:
 async def _serve(settings: Settings, environ: Mapping[str, str], listener: socket.socket) -> int:
     ending = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ending.set)
+    for number in ENDING_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup: a terminal that closes is not meant for us
+            loop.add_signal_handler(number, ending.set)
     server = Server(settings, environ)
     try:
         await server.start([listener])
@@ -71,6 +76,14 @@ async def _serve(settings: Settings, environ: Mapping[str, str], listener: socke
     log.info("server.stopping", channels=len(server.table.all()))
     await server.stop()
     return 0
+
+
+def _hide_memory() -> None:
+    """Our environment and memory hold keys; a worker has the same user and could read them in /proc otherwise.
+
+    It does not help against root, who may read everything.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _raise_descriptor_limit() -> None:

@@ -27,12 +27,13 @@ from supervisor.channels.surroundings import Surroundings
 from supervisor.processes.link import Link, LinkFullError
 from supervisor.processes.logs import FileTarget, StdoutTarget
 from worker.frames import Bad, Down, Frame, Up
-from worker.spawn import Receipt, SpawnRequest
+from worker.spawn import Receipt
 
 log = structlog.get_logger("supervisor.channel")
 
 MOST_BAD_LINES: Final = 100
 LONGEST_TIMER: Final = 86_400.0
+PROOF_SECONDS: Final = 8.0  # the spawner complains of what outlives SIGKILL before that
 # A worker of ours is asked by a frame first; SIGTERM follows when this part of the grace has gone by without its end.
 FRAME_SHARE: Final = 0.5
 
@@ -57,6 +58,7 @@ class Channel:
         self.state = State.STARTING
         self.pid: int | None = None
         self.created_at = time.time()
+        self._claimed_at = time.monotonic()
         self.lease = Lease(timeout)
         self.ending: Ending | None = None
         self.port = plan.port
@@ -132,13 +134,10 @@ class Channel:
             return {}
         return await self._commands.ask(payload)
 
-    def fail(self) -> None:
-        """Let go of everything and answer whoever waits, after a fault of our own."""
+    def fail(self, refusal: Refusal) -> None:
+        """Let go of everything and answer whoever waits, when its life could not be lived to its end."""
         self._let_go()
-        for waiting in (self._started, self._gone):
-            if not waiting.done():
-                waiting.set_exception(Refusal(Cause.INTERNAL))
-                waiting.exception()  # nobody may be waiting
+        self._answer_all(refusal)
 
     # ------------------------------------------------------------------ its life
 
@@ -156,6 +155,9 @@ class Channel:
             row = transition(self.state, event)
             if row.state is not self.state or row.actions:
                 self._found.put(row.cause or cause, detail)
+                if row.state is State.STOPPING and self.state is not State.STOPPING:
+                    self._cancel_timers()
+                    self._watch_stop(self._around.settings.worker_stop_grace_seconds + PROOF_SECONDS)
                 self.state = row.state
                 for action in row.actions:
                     self._actions[action](self)
@@ -170,15 +172,7 @@ class Channel:
             target = StdoutTarget(self.name) if settings.log_stdout else to_file
             self._files.collect(target, self._around.writer, settings.log_rate_bytes)
             self._around.spawner.spawn(
-                SpawnRequest(
-                    id=self.id,
-                    folder=str(self.folder),
-                    environment=plan.environment_for(self.id, self.folder),
-                    limits=plan.limits,
-                    command=plan.command_for(self.id, self._files.property_file),
-                    cwd=plan.cwd,
-                    preload=plan.preload,
-                ),
+                plan.request_for(self.id, self.folder, self._files.property_file),
                 plan.config_for(self.id, self.folder),
                 self,
             )
@@ -223,10 +217,8 @@ class Channel:
         self._around.spawner.kill(self.id)
 
     def _fail_stops(self) -> None:
-        if not self._gone.done():
-            self._gone.set_exception(Refusal(Cause.STOP_FAILED, self._found.detail))
-            self._gone.exception()  # nobody may be waiting
-            self._gone = self._loop.create_future()
+        self._answer_all(Refusal(Cause.STOP_FAILED, self._found.detail))
+        self._gone = self._loop.create_future()
 
     def _finish(self) -> None:
         self.ending = self._found.ending()
@@ -382,10 +374,26 @@ class Channel:
             remaining = self.lease.timeout
         self._lease_timer = self._loop.call_later(min(remaining, LONGEST_TIMER) + 0.001, self._watch_lease)
 
+    def _watch_stop(self, seconds: float) -> None:
+        """A stop that is not proven in time is told as failed, and the kill is asked for again, until it is proven."""
+        self._timers = [self._loop.call_later(seconds, self._insist)]
+
+    def _insist(self) -> None:
+        self._found.detail = self._found.detail or "there is no proof yet that nothing is left"
+        self.post(Event.UNKILLABLE)
+        self._around.spawner.kill(self.id)
+        self._watch_stop(PROOF_SECONDS)
+
+    def _answer_all(self, refusal: Refusal) -> None:
+        for waiting in (self._started, self._gone):
+            if not waiting.done():
+                waiting.set_exception(refusal)
+                waiting.exception()  # nobody may be waiting
+
     def _cancel_timers(self) -> None:
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()
 
     def _age_ms(self) -> float:
-        return round((time.time() - self.created_at) * 1000, 1)
+        return round((time.monotonic() - self._claimed_at) * 1000, 1)

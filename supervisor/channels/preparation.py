@@ -17,7 +17,7 @@ from supervisor.ports import PortAllocator
 from supervisor.processes.environment import choose
 from supervisor.property import StartParameters
 from supervisor.settings import Settings
-from worker.spawn import CHANNEL_VARIABLE, INSTANCE_VARIABLE, Limits, instance_of
+from worker.spawn import CHANNEL_VARIABLE, INSTANCE_VARIABLE, Limits, SpawnRequest, instance_of
 
 PRELOADS: Final = "agentd.preloads"
 # A worker gives up a little before we do: it can say which nodes were slow.
@@ -46,6 +46,18 @@ class Plan:
         if self.config is None:
             return None
         return json.dumps({**self.config, "id": channel_id, "folder": str(folder)}, ensure_ascii=False).encode()
+
+    def request_for(self, channel_id: str, folder: Path, property_path: Path) -> SpawnRequest:
+        """What the spawner is asked for, without the configuration."""
+        return SpawnRequest(
+            id=channel_id,
+            folder=str(folder),
+            environment=self.environment_for(channel_id, folder),
+            limits=self.limits,
+            command=self.command_for(channel_id, property_path),
+            cwd=self.cwd,
+            preload=self.preload,
+        )
 
     def environment_for(self, channel_id: str, folder: Path) -> dict[str, str]:
         """The worker's whole environment."""

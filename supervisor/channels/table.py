@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import time
+from contextvars import Context
 from fnmatch import fnmatchcase
 from typing import Any, Final
 from urllib.parse import quote
@@ -23,6 +24,7 @@ log = structlog.get_logger("supervisor.table")
 
 NAME_IN_FILE: Final = 120
 STOP_SLACK_SECONDS: Final = 10.0
+CANCEL_SECONDS: Final = 0.2
 
 
 def file_stem(channel_name: str, channel_id: str, created_at: float) -> str:
@@ -113,7 +115,7 @@ class ChannelTable:
                 log.error("channel.stop_late", task=task.get_name())
                 task.cancel()
             if late:
-                await asyncio.wait(late)
+                await asyncio.wait(late, timeout=CANCEL_SECONDS)
 
     def _claim(self, request: StartRequest) -> Channel:
         settings = self._around.settings
@@ -139,7 +141,8 @@ class ChannelTable:
         self._channels[channel.name] = channel
         for warning in plan.warnings:
             log.warning("channel.graph_warning", channel=channel.name, warning=warning)
-        task = asyncio.create_task(self._live(channel), name=f"channel {channel_id}")
+        # In a context of its own: what it logs is not the start request's.
+        task = asyncio.create_task(self._live(channel), name=f"channel {channel_id}", context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return channel
@@ -147,12 +150,16 @@ class ChannelTable:
     async def _live(self, channel: Channel) -> None:
         try:
             await channel.run()
+        except asyncio.CancelledError:
+            channel.fail(Refusal(Cause.STOP_FAILED, "the server ended before there was proof that nothing is left"))
+            self._release(channel)
+            raise
         except Exception:
             # A fault of ours must not leave a worker behind or a name taken for ever.
-            log.exception("channel.fault", channel=channel.name, id=channel.id)
             self._around.spawner.kill(channel.id)
-            channel.fail()
+            channel.fail(Refusal(Cause.INTERNAL))
             self._release(channel)
+            log.exception("channel.fault", channel=channel.name, id=channel.id)
 
     def _check_graph_limit(self, graph_name: str, most: int | None) -> None:
         limits = [limit for pattern, limit in self._graph_limits.items() if fnmatchcase(graph_name, pattern)]

@@ -1,42 +1,33 @@
-"""The spawner's client: find it or start it, ask it, hear of spawns and endings, replace it when it dies."""
+"""The spawner's client: ask it, hear of spawns and endings, replace it when it dies."""
 
 import asyncio
 import contextlib
 import os
 import socket
 import subprocess
-import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import structlog
 
-from worker.spawn import (
-    INSTANCE_VARIABLE,
-    MAX_MESSAGE,
-    SOCKET_NAME,
-    VERSION,
-    Receipt,
-    SpawnRequest,
-    instance_of,
-    pack,
-    unpack,
+from supervisor.processes.launch import (
+    LAUNCH_SECONDS,
+    SpawnerOptions,
+    SpawnerUnavailableError,
+    connect,
+    environment_of,
+    launch,
+    readable,
 )
+from worker.spawn import MAX_MESSAGE, VERSION, Receipt, SpawnRequest, pack, unpack
 
 log = structlog.get_logger("supervisor.spawner")
 
-LAUNCH_SECONDS: Final = 15.0
-SHUTDOWN_SECONDS: Final = 10.0
-LEFTOVER_SECONDS: Final = 15.0
+PREDECESSOR_SECONDS: Final = 15.0
+SHUTDOWN_SECONDS: Final = 1.5
 RETRY_SECONDS: Final = 1.0
-# What a spawner and its zygotes get of our environment: enough to find Python, its modules and the locale; no secret.
-ENVIRONMENT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "TMPDIR")
-
-
-class SpawnerUnavailableError(RuntimeError):
-    """No spawner answers and none could be started."""
+FULL_SECONDS: Final = 0.05
 
 
 class Listener(Protocol):
@@ -58,34 +49,16 @@ class Listener(Protocol):
         """These outlived SIGKILL for some seconds; on_gone follows should they end."""
 
     def on_spawner_lost(self) -> None:
-        """The spawner died and took its workers with it; its successor has cleared up what was left. Final."""
+        """The spawner died and took its workers with it. Final."""
 
 
-@dataclass(frozen=True, slots=True)
-class SpawnerOptions:
-    """How to start a spawner: its containment wish, and seconds it and its workers outlive a control server."""
-
-    containment: str = "auto"
-    orphan_grace: float = 120.0
-
-
-def connect(state_dir: Path) -> socket.socket:
-    """A connection to the spawner of this state folder; raises OSError when none answers.
-
-    The address goes through the folder's descriptor, since a socket's path may only have 107 bytes.
-    """
-    peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+@contextlib.contextmanager
+def _opened(pid: int) -> Iterator[int]:
+    pidfd = os.pidfd_open(pid)
     try:
-        fd = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            peer.connect(f"/proc/self/fd/{fd}/{SOCKET_NAME}")
-        finally:
-            os.close(fd)
-    except OSError:
-        peer.close()
-        raise
-    peer.setblocking(False)
-    return peer
+        yield pidfd
+    finally:
+        os.close(pidfd)
 
 
 class SpawnerClient:
@@ -96,51 +69,43 @@ class SpawnerClient:
         self.hello: dict[str, Any] = {}
         self._state_dir = state_dir
         self._options = options
-        self._environment = {name: environ[name] for name in ENVIRONMENT if name in environ}
-        self._environment[INSTANCE_VARIABLE] = instance_of(state_dir)
+        self._environment = environment_of(environ, state_dir)
         self._loop = asyncio.get_running_loop()
         self._peer: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._listeners: dict[str, Listener] = {}
+        self._lost_listeners: list[Listener] = []
         self._unsent: list[tuple[dict[str, Any], int]] = []  # message and descriptor, while the socket is full or gone
+        self._retry: asyncio.TimerHandle | None = None
         self._greeted = asyncio.Event()
-        self._bye = asyncio.Event()
-        self._leftovers: set[str] = set()
-        self._expected = 0
-        self._settled = asyncio.Event()
+        self._ended = asyncio.Event()
         self._revival: asyncio.Task[None] | None = None
         self._closing = False
         self._events: dict[str, Callable[[dict[str, Any]], None]] = {
             "hello": self._on_hello,
-            "live": self._on_live,
             "spawned": lambda m: self._listeners[m["id"]].on_spawned(m["pid"], m["start_time"]),
-            "spawn_failed": self._on_spawn_failed,
+            "spawn_failed": lambda m: self._listeners.pop(m["id"]).on_spawn_failed(m["error"]),
             "exit": lambda m: self._listeners[m["id"]].on_exit(m["status"], oom=m["oom"]),
             "gone": self._on_gone,
             "unkillable": lambda m: self._listeners[m["id"]].on_unkillable(m["pids"]),
             "zygote": self._on_zygote,
             "refused": lambda m: log.error("spawner.refused", error=m["error"]),
-            "bye": lambda m: self._bye.set(),
-            "busy": lambda m: log.error("spawner.busy"),
+            "bye": lambda _: self._ended.set(),
+            "busy": lambda _: log.error("spawner.busy"),
         }
 
+    @property
+    def attached(self) -> bool:
+        """Whether a spawner answers now."""
+        return self._peer is not None and self._greeted.is_set()
+
     async def start(self) -> int:
-        """Find a spawner or start one, and end what an earlier control server left; how many channels that were.
+        """End the spawner of an earlier control server, with all it has, and start ours; how many channels it had.
 
         Raises SpawnerUnavailableError.
         """
+        left = await self._end_predecessor()
         await self._attach()
-        left = len(self._leftovers)
-        for channel_id in list(self._leftovers):
-            self.kill(channel_id)
-        self._check_settled()
-        try:
-            async with asyncio.timeout(LEFTOVER_SECONDS):
-                await self._settled.wait()
-        except TimeoutError as error:
-            raise SpawnerUnavailableError(
-                f"channels of an earlier server do not end: {sorted(self._leftovers)}"
-            ) from error
         return left
 
     def spawn(self, request: SpawnRequest, config: bytes | None, listener: Listener) -> None:
@@ -168,103 +133,78 @@ class SpawnerClient:
         self._send({"op": "stop", "id": channel_id, "term_after": term_after, "kill_after": kill_after})
 
     def kill(self, channel_id: str) -> None:
-        """Kill the whole tree now."""
+        """Kill the whole tree now. May be asked again: for one that is not there the answer is on_gone."""
         self._send({"op": "kill", "id": channel_id})
 
     async def close(self) -> None:
-        """End the spawner with everything that is left, and wait until it has ended."""
+        """End the spawner with everything that is left, and wait until it has ended: SHUTDOWN_SECONDS at most."""
         self._closing = True
         if self._revival is not None:
             self._revival.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._revival
+            await asyncio.wait({self._revival})
         if self._peer is not None:
             self._send({"op": "shutdown"})
-            try:
-                async with asyncio.timeout(SHUTDOWN_SECONDS):
-                    await self._bye.wait()
-            except TimeoutError:
+            if not await self._wait(self._ended, SHUTDOWN_SECONDS):
                 log.warning("spawner.shutdown_late", seconds=SHUTDOWN_SECONDS)
             self._detach()
         await self._reap()
-        for _, fd in self._unsent:
-            if fd >= 0:
-                os.close(fd)
+        self._drop_unsent()
 
-    # ------------------------------------------------------------------ finding and starting
+    # ------------------------------------------------------------------ the connection
+
+    async def _end_predecessor(self) -> int:
+        try:
+            self._open()
+        except OSError:
+            return 0  # there is none
+        self._closing = True  # its end is what we wait for, not a loss
+        try:
+            if not await self._wait(self._greeted, LAUNCH_SECONDS):
+                raise SpawnerUnavailableError(f"the spawner in {self._state_dir} does not greet")
+            with _opened(self.hello["pid"]) as pidfd:
+                self._send({"op": "shutdown"})
+                # The end of the process, not its word: only then the folder's lock is free for its successor.
+                if not await readable(pidfd, PREDECESSOR_SECONDS):
+                    pid = self.hello["pid"]
+                    raise SpawnerUnavailableError(f"the spawner in {self._state_dir}, pid {pid}, does not end")
+        finally:
+            self._closing = False
+            self._detach()
+            self._ended.clear()
+        left: int = self.hello["trees"]
+        return left
 
     async def _attach(self) -> None:
+        self._process = await launch(self._state_dir, self._options, self._environment)
         try:
-            peer = connect(self._state_dir)
-        except OSError:
-            await self._launch()
-            try:
-                peer = connect(self._state_dir)
-            except OSError as error:
-                raise SpawnerUnavailableError(f"the spawner in {self._state_dir} does not answer: {error}") from error
-        self._peer = peer
-        self._greeted.clear()
-        self._settled.clear()
-        self._loop.add_reader(peer, self._read)
-        peer.send(pack({"op": "hello", "version": VERSION, "orphan_grace": self._options.orphan_grace}))
-        try:
-            async with asyncio.timeout(LAUNCH_SECONDS):
-                await self._greeted.wait()
-        except TimeoutError as error:
-            self._detach()
-            raise SpawnerUnavailableError(f"the spawner in {self._state_dir} does not greet") from error
-
-    async def _launch(self) -> None:
-        """Start a spawner, detached: it outlives us, a signal to our terminal's group does not reach it."""
-        reader, writer = os.pipe()
-        log_file = self._state_dir / "spawner.log"
-        try:
-            self._process = self._popen(log_file, writer)
+            self._open()
         except OSError as error:
-            os.close(reader)
-            raise SpawnerUnavailableError(f"the spawner cannot be started: {error}") from error
-        finally:
-            os.close(writer)
-        try:
-            async with asyncio.timeout(LAUNCH_SECONDS):
-                ready = await self._read_once(reader)
-        except TimeoutError:
-            ready = b""
-        finally:
-            os.close(reader)
-        if not ready:
-            process, self._process = self._process, None
-            process.kill()
-            await asyncio.to_thread(process.wait)
-            text = (await asyncio.to_thread(log_file.read_text, errors="replace"))[-500:].strip()
-            raise SpawnerUnavailableError(f"the spawner ended with status {process.returncode}: {text or 'no output'}")
+            raise SpawnerUnavailableError(f"the spawner in {self._state_dir} does not answer: {error}") from error
+        greeted = await self._wait(self._greeted, LAUNCH_SECONDS)
+        if not greeted or self._peer is None:
+            self._detach()
+            raise SpawnerUnavailableError(f"the spawner in {self._state_dir} does not greet")
+        self._flush()
 
-    def _popen(self, log_file: Path, ready_fd: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "worker.spawner", "--state-dir", str(self._state_dir)]
-        command += ["--containment", self._options.containment, "--orphan-grace", str(self._options.orphan_grace)]
-        command += ["--ready-fd", str(ready_fd)]
-        log_file.touch(0o600)
-        with log_file.open("wb") as output:
-            return subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                pass_fds=(ready_fd,),
-                env=self._environment,
-                start_new_session=True,
-            )
-
-    async def _read_once(self, fd: int) -> bytes:
-        readable = asyncio.Event()
-        self._loop.add_reader(fd, readable.set)
+    def _open(self) -> None:
+        peer = connect(self._state_dir)
         try:
-            await readable.wait()
-        finally:
-            self._loop.remove_reader(fd)
-        return os.read(fd, 64)
+            peer.send(pack({"op": "hello", "version": VERSION, "orphan_grace": self._options.orphan_grace}))
+        except OSError:
+            peer.close()
+            raise
+        self._greeted.clear()
+        self._peer = peer
+        self._loop.add_reader(peer, self._read)
+
+    async def _wait(self, event: asyncio.Event, seconds: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await event.wait()
+        return event.is_set()
 
     async def _reap(self) -> None:
+        """Take the status of the spawner we started; one that does not end within SHUTDOWN_SECONDS is killed."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -276,41 +216,53 @@ class SpawnerClient:
             await asyncio.to_thread(process.wait)
 
     def _detach(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
         if self._peer is not None:
             self._loop.remove_reader(self._peer)
             self._loop.remove_writer(self._peer)
             self._peer.close()
             self._peer = None
 
-    def _lost(self) -> None:
-        """The spawner is gone without our asking: its workers died with it; start another and tell who must know."""
-        self._detach()
-        self._bye.set()
-        if self._closing:
-            return
-        lost, self._listeners = self._listeners, {}
+    def _drop_unsent(self) -> None:
         for _, fd in self._unsent:
             if fd >= 0:
                 os.close(fd)
         self._unsent.clear()
-        log.error("spawner.lost", channels=len(lost))
-        self._revival = self._loop.create_task(self._revive(list(lost.values())), name="spawner revival")
 
-    async def _revive(self, lost: list[Listener]) -> None:
-        await self._reap()
-        while True:
+    def _lost(self) -> None:
+        """The connection has ended. If we did not ask for it, the spawner died, and its workers with it."""
+        self._detach()
+        self._greeted.set()  # nobody need wait for a greeting that does not come
+        self._ended.set()
+        if self._closing:
+            return
+        self._drop_unsent()
+        self._lost_listeners += self._listeners.values()
+        self._listeners.clear()
+        log.error("spawner.lost", channels=len(self._lost_listeners))
+        if self._revival is None or self._revival.done():
+            self._revival = self._loop.create_task(self._revive(), name="spawner revival")
+
+    async def _revive(self) -> None:
+        """Start another spawner, as often as it takes; it clears up what its predecessor left before it answers."""
+        while not self.attached:
+            await self._reap()
             try:
                 await self._attach()
-            except SpawnerUnavailableError as error:
+            except (SpawnerUnavailableError, OSError) as error:
                 log.warning("spawner.unavailable", error=str(error))
+                self._tell_lost()  # their workers died with their parent, whether or not it has a successor
                 await asyncio.sleep(RETRY_SECONDS)
-            else:
-                break
-        self._bye.clear()
+        self._ended.clear()
         log.info("spawner.replaced", pid=self.hello["pid"], swept=self.hello["swept"])
+        self._tell_lost()
+
+    def _tell_lost(self) -> None:
+        lost, self._lost_listeners = self._lost_listeners, []
         for listener in lost:
             listener.on_spawner_lost()
-        self._flush()
 
     # ------------------------------------------------------------------ messages
 
@@ -320,7 +272,8 @@ class SpawnerClient:
             self._flush()
 
     def _flush(self) -> None:
-        if self._peer is None or not self._greeted.is_set():
+        self._retry = None
+        if not self.attached or self._peer is None:
             return  # they wait for the next spawner
         while self._unsent:
             message, fd = self._unsent[0]
@@ -334,6 +287,10 @@ class SpawnerClient:
                 return
             except ConnectionError:
                 return  # the reader sees the end
+            except OSError as error:  # no buffers, too many descriptors in flight: it passes
+                log.warning("spawner.send_retried", error=str(error))
+                self._retry = self._loop.call_later(FULL_SECONDS, self._flush)
+                return
             del self._unsent[0]
             if fd >= 0:
                 os.close(fd)
@@ -347,58 +304,29 @@ class SpawnerClient:
                 data = self._peer.recv(MAX_MESSAGE)
             except BlockingIOError:
                 return
-            except ConnectionError:
+            except OSError:
                 data = b""
             if not data:
                 self._lost()
                 return
             message = unpack(data)
-            if (
-                message.get("id", "") in self._listeners
-                or "id" not in message
-                or message["ev"] in {"live", "gone", "spawn_failed"}
-            ):
+            # A channel that nobody listens for is a predecessor's, or was told its final word already.
+            if message.get("id", "") in self._listeners or "id" not in message or message["ev"] == "gone":
                 self._events[message["ev"]](message)
 
     def _on_hello(self, message: dict[str, Any]) -> None:
         self.hello = message
-        self._expected = message["trees"]
-        if not self._expected:
-            self._greeted.set()
+        self._greeted.set()
 
     def _on_zygote(self, message: dict[str, Any]) -> None:
         facts = {key: message[key] for key in ("preload", "pid", "status") if key in message}
-        (log.info if message["state"] == "ready" else log.warning)(f"zygote.{message['state']}", **facts)
-
-    def _on_live(self, message: dict[str, Any]) -> None:
-        self._leftovers.add(message["id"])
-        self._count_leftover()
-
-    def _count_leftover(self) -> None:
-        if not self._greeted.is_set():
-            self._expected -= 1
-            if not self._expected:
-                self._greeted.set()
-
-    def _check_settled(self) -> None:
-        if self._greeted.is_set() and not self._leftovers:
-            self._settled.set()
-
-    def _on_spawn_failed(self, message: dict[str, Any]) -> None:
-        listener = self._listeners.pop(message["id"], None)
-        if listener is not None:
-            listener.on_spawn_failed(message["error"])
+        if message["state"] == "ready":
+            log.info("zygote.ready", **facts)
         else:
-            self._leftovers.discard(message["id"])
-            self._check_settled()
+            log.warning("zygote.died", **facts)
 
     def _on_gone(self, message: dict[str, Any]) -> None:
-        channel_id = message["id"]
-        self._send({"op": "forget", "id": channel_id})
-        listener = self._listeners.pop(channel_id, None)
+        self._send({"op": "forget", "id": message["id"]})
+        listener = self._listeners.pop(message["id"], None)
         if listener is not None:
             listener.on_gone(Receipt.from_dict(message["receipt"]))
-            return
-        self._leftovers.discard(channel_id)
-        self._count_leftover()
-        self._check_settled()

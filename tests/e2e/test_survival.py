@@ -82,7 +82,8 @@ async def test_a_new_server_ends_what_it_finds(
 
     await successor.start(AGENTD_CONTAINMENT=containment)
     ready = await successor.event("server.ready")
-    assert (ready["ended_channels"], ready["cleared_folders"], ready["spawner_pid"]) == (3, 3, before)
+    assert (ready["ended_channels"], ready["cleared_folders"]) == (3, 3)
+    assert ready["spawner_pid"] != before
     assert witness.alive() == []
     assert list((agentd.state_dir / "ch").iterdir()) == []
     assert list((agentd.state_dir / "logs").glob("property-*")) == []

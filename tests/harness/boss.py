@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from supervisor.processes.bundle import Bundle, prepare_state
-from supervisor.processes.spawner import connect
+from supervisor.processes.launch import connect
 from tests.harness import leaks
 from worker.frames import encode
 from worker.spawn import INSTANCE_VARIABLE, MAX_MESSAGE, Limits, SpawnRequest, instance_of, pack, unpack

@@ -38,8 +38,12 @@ def look(folder: Path) -> Traces:
 
 def _instances(folder: Path) -> set[str]:
     """The instances of every state folder a test may have made below its temporary folder."""
-    folders = [folder, *(path for path in folder.rglob("*") if path.is_dir() and not path.is_symlink())]
-    return {instance_of(path) for path in folders if len(path.relative_to(folder).parts) <= 3}
+    folders = [folder]
+    for parent, children, _ in os.walk(folder):  # which takes it lightly that a folder disappears meanwhile
+        if len(Path(parent).relative_to(folder).parts) >= 3:
+            children.clear()
+        folders += [Path(parent, child) for child in children]
+    return {instance_of(path) for path in folders}
 
 
 def processes_of(folder: Path) -> dict[int, str]:

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from supervisor.processes.spawner import connect
+from supervisor.processes.launch import connect
 from tests.harness.boss import PATIENCE, Boss
 from worker.spawn import Limits, unpack
 

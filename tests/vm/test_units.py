@@ -3,21 +3,17 @@
 import asyncio
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ZOO
-from tests.harness import Agentd
 from tests.harness.graphs import ECHO, foreign, own
 from tests.harness.leaks import processes_of
 from tests.harness.server import PATIENCE
 from tests.harness.witness import Witness
 from tests.harness.zoo import SETTINGS
-from tests.vm.unit import CGROUP, LEVEL, NAME, STATE, Unit, cgroup_of, offered, systemctl
-from worker.spawn import INSTANCE_VARIABLE, SOCKET_NAME, instance_of
+from tests.vm.unit import CGROUP, LEVEL, NAME, Unit, cgroup_of, offered, systemctl
 
 USERS = pytest.mark.parametrize("user", ["root", "nobody"])
 KINDS = pytest.mark.parametrize("kind", [own, foreign])
@@ -145,32 +141,6 @@ async def test_a_killed_server_is_started_again_by_its_unit(unit: Unit) -> None:
     assert (await unit.get("/list"))["data"] == []
     await unit.begin("c")
     await stopped(unit)
-
-
-async def test_a_spawner_in_a_unit_of_its_own(unit: Unit, open_folder: Path) -> None:
-    """The control server finds it, and leaves what survives it to that unit."""
-    unit.program = ("-m", "worker.spawner", "--state-dir", str(STATE))
-    service = subprocess.Popen(unit.command({INSTANCE_VARIABLE: instance_of(STATE)}))
-    server = Agentd(STATE, open_folder, ZOO)
-    try:
-        async with asyncio.timeout(PATIENCE):
-            while not (STATE / SOCKET_NAME).exists():
-                await asyncio.sleep(0.1)
-        await server.start(graphs=[ECHO])
-        details = (await server.get("/health?details=1"))["data"]
-        assert details["spawner_pid"] == await main_pid()
-        assert (details["containment"], set(details["controllers"])) == (LEVEL, offered())
-        await server.begin("c")
-        assert unit.folders() == {"spawner", (await server.channel("c"))["id"]}
-        assert (await server.end("c"))["code"] == "0"
-        assert unit.folders() == {"spawner"}
-        assert await server.stop() == 0
-        assert await asyncio.to_thread(service.wait, PATIENCE) == 0
-        assert not CGROUP.exists()
-    finally:
-        await server.stop()
-        await systemctl("stop", NAME)
-        service.wait()
 
 
 # ---------------------------------------------------------------------- limits

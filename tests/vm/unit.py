@@ -45,7 +45,6 @@ class Unit(Agentd):
 
     def __init__(self, folder: Path, extra_path: Path) -> None:
         super().__init__(STATE, folder, extra_path)
-        self.program: tuple[str, ...] = ("-m", "supervisor", "serve")
         self.properties: dict[str, str] = {
             "Delegate": " ".join(CONTROLLERS),
             "KillMode": "mixed",
@@ -61,7 +60,7 @@ class Unit(Agentd):
             *("systemd-run", "--quiet", "--pipe", "--wait", "--collect", f"--unit={NAME}"),
             *(f"--property={name}={value}" for name, value in properties.items()),
             *(f"--setenv={name}={value}" for name, value in environment.items()),
-            *("--", sys.executable, *self.program),
+            *("--", sys.executable, "-m", "supervisor", "serve"),
         ]
 
     async def stop(self) -> int | None:
