@@ -118,6 +118,7 @@ class Server:
             "containment": self.spawner.hello["containment"],
             "controllers": self.spawner.hello["controllers"],
             "notes": self.spawner.hello["notes"],
+            "spawner": "attached" if self.spawner.attached else "lost",
             "spawner_pid": self.spawner.hello["pid"],
             "workers": len(self.table.all()),
             "workers_max": self.settings.workers_max,

@@ -1,0 +1,48 @@
+"""When the machine gives nothing more: no descriptors, no spawner. Nothing hangs, and all is well again afterwards."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+
+from tests.harness import Agentd
+
+
+async def test_a_spawner_that_cannot_be_replaced_at_once_is_replaced_later(agentd: Agentd) -> None:
+    await agentd.start()
+    await agentd.begin("c")
+    assert agentd.process is not None
+    spawner = (await agentd.event("server.ready"))["spawner_pid"]
+    limits = resource.prlimit(agentd.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(agentd.process.pid, resource.RLIMIT_NOFILE, (5, limits[1]))
+    os.kill(spawner, signal.SIGKILL)
+    await agentd.event("spawner.unavailable")
+    assert (await agentd.gone("c"))["cause"] == "spawner_lost"
+    resource.prlimit(agentd.process.pid, resource.RLIMIT_NOFILE, limits)
+    replaced = await agentd.event("spawner.replaced")
+    assert replaced["pid"] != spawner
+    assert (await agentd.get("/health?details=1"))["data"]["spawner"] == "attached"
+    await agentd.begin("c")
+
+
+async def test_no_descriptors_left_is_an_answer_and_passes(agentd: Agentd) -> None:
+    await agentd.start(WORKERS_MAX="50")
+    assert agentd.process is not None
+    limits = resource.prlimit(agentd.process.pid, resource.RLIMIT_NOFILE)
+    used = len(os.listdir(f"/proc/{agentd.process.pid}/fd"))
+    resource.prlimit(agentd.process.pid, resource.RLIMIT_NOFILE, (used + 12, limits[1]))
+    codes = [(await agentd.post("/start", channel_name=f"c{n}", graph_name="echo"))["code"] for n in range(6)]
+    assert codes[0] == "0"
+    assert codes[-1] == "10101"
+    resource.prlimit(agentd.process.pid, resource.RLIMIT_NOFILE, limits)
+    await agentd.begin("again")
+    assert (await agentd.end("c0"))["code"] == "0"
+
+
+def test_the_server_s_memory_is_hidden_from_its_user() -> None:
+    script = (
+        "import ctypes; from supervisor.serve import _hide_memory; _hide_memory(); print(ctypes.CDLL(None).prctl(3))"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)
+    assert shown.stdout == "0\n"
