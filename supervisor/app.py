@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any, Final
 
 import structlog
-from aiohttp import web
 
 from supervisor.catalog import GraphCatalog
 from supervisor.channels.channel import Channel
 from supervisor.channels.preparation import Preparation
 from supervisor.channels.surroundings import Surroundings
 from supervisor.channels.table import ChannelTable
+from supervisor.http.connections import Site, make_runner
 from supervisor.http.server import build_app
 from supervisor.ports import PortAllocator
 from supervisor.processes.bundle import clear_bundles, prepare_state
+from supervisor.processes.launch import SpawnerOptions
 from supervisor.processes.logs import LogWriter, prune
 from supervisor.processes.monitor import Monitor, Sample
-from supervisor.processes.launch import SpawnerOptions
 from supervisor.processes.spawner import SpawnerClient
 from supervisor.settings import Settings
 
@@ -74,16 +74,14 @@ class Server:
             ports,
         )
         self._monitor = Monitor()
-        runner = web.AppRunner(
+        runner = make_runner(
             build_app(settings, self.table, self.catalog, sample=self._sample, details=self.details),
-            access_log=None,
-            handle_signals=False,
-            shutdown_timeout=HTTP_CLOSE_SECONDS,
+            close_seconds=HTTP_CLOSE_SECONDS,
         )
         await runner.setup()
         self._parts.push_async_callback(runner.cleanup)
         for listener in listeners:
-            await web.SockSite(runner, listener).start()
+            await Site(runner, listener).start()
         pruning = asyncio.create_task(self._prune_often(), name="log pruning")
         self._parts.push_async_callback(_cancelled, pruning)
         log.info(

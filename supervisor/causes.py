@@ -26,6 +26,7 @@ class Cause(StrEnum):
     PLACEHOLDER_UNRESOLVED = "placeholder_unresolved"
     OVERRIDE_REFUSED = "override_refused"
     UNAUTHORIZED = "unauthorized"
+    HOST_REFUSED = "host_refused"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     SHUTTING_DOWN = "shutting_down"
@@ -103,6 +104,10 @@ EXPLANATIONS: dict[Cause, Explanation] = {
     ),
     Cause.UNAUTHORIZED: Explanation(
         "the request carries no valid bearer token", "send 'Authorization: Bearer <AGENTD_TOKEN>'"
+    ),
+    Cause.HOST_REFUSED: Explanation(
+        "the server is not to be called by this name without a token",
+        "call it by its address, set AGENTD_TOKEN, or add the name to AGENTD_ALLOWED_HOSTS",
     ),
     Cause.NOT_FOUND: Explanation("there is nothing at this path", "see docs/http.md for the endpoints"),
     Cause.METHOD_NOT_ALLOWED: Explanation("this path does not take this method", "see docs/http.md for the endpoints"),

@@ -136,6 +136,12 @@ def _pattern(value: str) -> str:
     return value
 
 
+def _host_pattern(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._*?-]+", value):
+        raise ValueError("not a host name or a pattern of one")
+    return value.lower()
+
+
 def _injection(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -207,6 +213,11 @@ Patterns = Annotated[
     tuple[Annotated[str, AfterValidator(_pattern)], ...],
     BeforeValidator(_items),
     Allowed("patterns like A_*, separated by commas"),
+]
+HostPatterns = Annotated[
+    tuple[Annotated[str, AfterValidator(_host_pattern)], ...],
+    BeforeValidator(_items),
+    Allowed("host names without port, or patterns like *.example.org, separated by commas; *: all"),
 ]
 OptionalPatterns = Annotated[
     tuple[Annotated[str, AfterValidator(_pattern)], ...] | None,

@@ -39,11 +39,18 @@ SHIPPED: Final = Path(__file__).parent / "shipped"
 
 
 def default_state_dir() -> Path:
-    """The folder for sockets, pipes and logs of this user."""
+    """The folder for sockets, pipes and logs of this user; raises SettingsError when the user has no home."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime:
         return Path(runtime) / "agentd"
-    return Path("/run/agentd") if os.geteuid() == 0 else Path.home() / ".local/state/agentd"
+    if os.geteuid() == 0:
+        return Path("/run/agentd")
+    try:
+        home = Path.home()
+    except RuntimeError as error:
+        reason = "has to be set: there is no HOME, and this user has no entry in the system's list of users"
+        raise SettingsError(Problem("AGENTD_STATE_DIR", "default", reason)) from error
+    return home / ".local/state/agentd"
 
 
 def default_app_dir() -> Path:
@@ -57,7 +64,8 @@ def default_app_dir() -> Path:
 class Settings(BaseSettings):
     """The settings of one server; frozen. Times are in seconds, sizes in bytes.
 
-    Raises pydantic.ValidationError when a value is not allowed; `load` turns that into a `SettingsError`.
+    Raises pydantic.ValidationError when a value is not allowed; `load` turns that into a `SettingsError`, which is
+    raised here only for a default that cannot be found out.
     """
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -66,6 +74,11 @@ class Settings(BaseSettings):
     port: kind.Port = Field(8080, description="port the server listens on")
     token: kind.Token = Field(None, description="bearer token every request has to carry")
     allow_unprotected: kind.Flag = Field(False, description="listen beyond loopback without a token")
+    allowed_hosts: kind.HostPatterns = Field(
+        (), description="names the server may be called by without a token, besides localhost, addresses and host"
+    )
+    connections_max: kind.Count = Field(4096, description="connections at once, fewer if few files may be open")
+    head_seconds: kind.PositiveSeconds = Field(15.0, description="time a new connection has to send a request's head")
 
     app_dir: Annotated[
         kind.ExistingFolder, Default("the working folder if it has a property.json, else the app that is shipped")
@@ -138,6 +151,9 @@ class Settings(BaseSettings):
     )
     body_limit_bytes: kind.Bytes = Field(8 * MIB, description="largest request body")
     upload_limit_bytes: kind.Bytes = Field(64 * MIB, description="largest upload")
+    upload_total_bytes: kind.Bytes = Field(
+        512 * MIB, description="all uploads of one channel; also all those that arrive at the same time"
+    )
     agora_app_id: kind.OptionalText = Field(None, description="Agora app id, for tokens")
     agora_app_certificate: kind.Secret = Field(None, description="Agora app certificate, for tokens")
     vector_document_preset_list: kind.Text = Field("[]", description="JSON list of documents the UI offers")

@@ -1,14 +1,17 @@
 """The command line against a server that speaks the wire format, over real sockets and in real processes."""
 
 import asyncio
+import contextlib
 import json
 import os
+import pty
 import signal
 import socket
 import stat
 import subprocess
 import sys
 import threading
+import tty
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +44,7 @@ ODD = {
     "created_at": 1767225600.0, "age_seconds": 0.04, "last_ping_seconds": None, "lease_seconds": None,
     "time_left_seconds": None, "rss_bytes": None, "cpu_percent": None, "processes": None,
 }  # fmt: skip
+HOSTILE = "one\ntwo\n?th\tr\x1b[31mee\r\u202e日".encode().replace(b"?", b"\xff")  # what a worker may write
 RECEIPT = {"processes": 3, "killed": 3, "left": 0, "seconds": 0.014, "by": "cgroup", "status": -9, "oom": False}
 
 
@@ -116,7 +120,7 @@ class Answers:
             return self.refuse(Refusal(Cause.CHANNEL_UNKNOWN, "no channel 'gone' is running"), request.path, 404)
         response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
         await response.prepare(request)
-        for part in (b"one\ntw", b"o\n\xff", b"three"):
+        for part in (b"one\ntw", b"o\n\xff", HOSTILE[9:-1], HOSTILE[-1:]):
             await response.write(part)
         if request.query.get("follow") == "1":
             await self.wait()
@@ -282,13 +286,36 @@ def test_graphs(server: Commands) -> None:
 def test_logs(server: Commands) -> None:
     with server.begin("logs", "lobby", "-n", "7") as process:
         out, _ = process.communicate(timeout=WAIT)
-    assert (process.returncode, out) == (0, b"one\ntwo\n\xffthree")
+    assert (process.returncode, out) == (0, HOSTILE)
     assert server.answers.seen[-1][1] == "/channels/lobby/logs?tail=7"
     done = server.run("logs", "lobby", "--json")
-    assert [json.loads(line)["line"] for line in done.out.splitlines()] == ["one", "two", "\ufffdthree"]
+    assert [json.loads(line)["line"] for line in done.out.splitlines()] == [
+        "one",
+        "two",
+        "\ufffdth\tr\x1b[31mee\r\u202e日",
+    ]
     done = server.run("logs", "gone")
     assert (done.code, done.out) == (1, "")
     assert done.err.startswith("agentd: no such channel is running [channel_unknown]")
+
+
+@pytest.mark.parametrize(("encoding", "last"), [("utf-8", "日".encode()), ("ascii", b"\\u65e5")])
+def test_logs_do_not_steer_a_terminal(server: Commands, encoding: str, last: bytes) -> None:
+    terminal, its_end = pty.openpty()
+    tty.setraw(its_end)  # what arrives is what was written
+    environment = {"AGENTD_SERVER": server.url, "AGENTD_TOKEN": TOKEN, "PYTHONIOENCODING": encoding}
+    kept = {name: os.environ[name] for name in ("PATH", leaks.MARK)}
+    command = [sys.executable, "-m", "supervisor", "logs", "lobby"]
+    with subprocess.Popen(command, cwd=server.folder, env={**kept, **environment}, stdout=its_end) as process:
+        os.close(its_end)
+        shown = b""
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while part := os.read(terminal, 1000):
+                shown += part
+        process.wait(WAIT)
+    os.close(terminal)
+    assert process.returncode == 0
+    assert shown == b"one\ntwo\n\\xffth\tr\\x1b[31mee\\r\\u202e" + last
 
 
 @pytest.mark.parametrize("arguments", [("logs", "-f", "lobby"), ("start", "slow", "echo")])
@@ -297,7 +324,7 @@ def test_ctrl_c_ends_quietly(server: Commands, arguments: Any) -> None:
         assert server.answers.waiting.wait(WAIT)
         if arguments[0] == "logs":
             assert process.stdout is not None
-            assert process.stdout.read(14) == b"one\ntwo\n\xffthree"
+            assert process.stdout.read(len(HOSTILE)) == HOSTILE
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=WAIT)
     assert (process.returncode, out, err) == (130, b"", b"")

@@ -75,6 +75,43 @@ def test_state_dir_without_a_runtime_folder(monkeypatch: pytest.MonkeyPatch) -> 
     assert Settings().state_dir == Path("/home/somebody/.local/state/agentd")
 
 
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("XDG_RUNTIME_DIR", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "geteuid", lambda: 4_000_000)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert refused().startswith("AGENTD_STATE_DIR (default): has to be set: there is no HOME")
+    monkeypatch.setenv("AGENTD_STATE_DIR", "state")
+    assert load().settings.state_dir == folder / "state"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user that is not there")
+@pytest.mark.parametrize("arguments", [("serve",), ("doctor",), ("doctor", "--json")])
+def test_a_user_that_is_not_there(folder: Path, arguments: Any) -> None:
+    folder.chmod(0o755)
+    # All is imported before: that user may not be allowed to read the source.
+    script = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r});"
+        "import os, supervisor.cli.serve, supervisor.cli.app, supervisor.cli.doctor; from supervisor.cli import main;"
+        "os.setuid(4_000_000); sys.exit(main(sys.argv[1:]))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        env={"PATH": os.environ["PATH"]},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "AGENTD_STATE_DIR" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_a_working_folder_with_a_property_file_is_the_app(folder: Path) -> None:
     (folder / "property.json").write_text("{}")
     settings = Settings()
@@ -134,6 +171,11 @@ GOOD = [
     ("AGENTD_OVERRIDABLE", "llm.*", "overridable", ("llm.*",)),
     ("AGENTD_INJECTIONS", "a.p=port,b.c=bot_uid:str", "injections",
      (Injection("a", "p", "port"), Injection("b", "c", "bot_uid", as_string=True))),
+    ("AGENTD_ALLOWED_HOSTS", "Agentd, *.Example.org", "allowed_hosts", ("agentd", "*.example.org")),
+    ("AGENTD_ALLOWED_HOSTS", "*", "allowed_hosts", ("*",)),
+    ("AGENTD_ALLOWED_HOSTS", "", "allowed_hosts", ()),
+    ("AGENTD_HEAD_SECONDS", "0.5", "head_seconds", 0.5),
+    ("AGENTD_UPLOAD_TOTAL_BYTES", "1GiB", "upload_total_bytes", 1024**3),
     ("AGENTD_BODY_LIMIT_BYTES", "1KiB", "body_limit_bytes", 1024),
     ("AGENTD_WORKER_MEMORY_BYTES", "512 MiB", "worker_memory_bytes", 512 * 1024**2),
     ("AGENTD_WORKER_OPEN_FILES", "", "worker_open_files", None),
@@ -190,6 +232,11 @@ BAD = [
     ("AGENTD_BODY_LIMIT_BYTES", "0"),
     ("AGENTD_WORKER_CPU_WEIGHT", "10001"),
     ("AGENTD_ALLOW_UNPROTECTED", "perhaps"),
+    ("AGENTD_ALLOWED_HOSTS", "agentd:8080"),
+    ("AGENTD_ALLOWED_HOSTS", "http://agentd"),
+    ("AGENTD_ALLOWED_HOSTS", "[::1]"),
+    ("AGENTD_HEAD_SECONDS", "0"),
+    ("AGENTD_CONNECTIONS_MAX", "0"),
 ]
 
 

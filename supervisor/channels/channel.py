@@ -25,7 +25,7 @@ from supervisor.channels.preparation import Plan
 from supervisor.channels.requests import StartRequest
 from supervisor.channels.surroundings import Surroundings
 from supervisor.processes.link import Link, LinkFullError
-from supervisor.processes.logs import FileTarget, StdoutTarget
+from supervisor.processes.logs import FileTarget, StdoutTarget, Throttled
 from worker.frames import Bad, Down, Frame, Up
 from worker.spawn import Receipt
 
@@ -81,6 +81,7 @@ class Channel:
         self._started: asyncio.Future[None] = self._loop.create_future()
         self._gone: asyncio.Future[None] = self._loop.create_future()
         self._log = log.bind(channel=self.name, id=self.id)
+        self._heard = Throttled(self._log)  # what the worker's frames make us log
 
     @property
     def folder(self) -> Path:
@@ -320,9 +321,8 @@ class Channel:
             handler(self, frame)
 
     def _on_ready(self, frame: Frame) -> None:
-        skipped = frame.get("skipped")
-        if skipped:
-            self._log.warning("channel.addons_skipped", nodes=skipped)
+        if skipped := frame.get("skipped"):
+            self._heard.warning("channel.addons_skipped", nodes=skipped)
         self._says_ready = True
         if self.pid is not None:
             self.post(Event.READY)
@@ -339,11 +339,11 @@ class Channel:
         self._found.said(frame.get("cause"), frame.get("detail", ""))
 
     def _on_gap(self, frame: Frame) -> None:
-        self._log.warning("channel.frames_lost", lost=frame.get("lost"))
+        self._heard.warning("channel.frames_lost", lost=frame.get("lost"))
 
     def _on_state(self, frame: Frame) -> None:
         if "error" in frame:
-            self._log.warning("channel.node_error", node=frame.get("node"), error=str(frame["error"])[:500])
+            self._heard.warning("channel.node_error", node=frame.get("node"), error=str(frame["error"]))
 
     _frames: Final = {
         Up.READY.value: _on_ready,

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from supervisor.processes.bundle import Bundle
+from supervisor.processes.bundle import Bundle, remove
 from supervisor.processes.logs import LogSink, LogWriter, Target
 from worker.spawn import ERR_FIFO, OUT_FIFO
 
@@ -47,6 +47,18 @@ class ChannelFiles:
 
     async def remove(self) -> None:
         """Remove all but the log. Raises OSError."""
-        self.property_file.unlink(missing_ok=True)
-        if not self._bundle.remove_own():
-            await asyncio.to_thread(self._bundle.remove)  # the worker left files of its own, perhaps many
+        if not self._remove_own():
+            await asyncio.to_thread(self._remove_all)  # the worker left files of its own, perhaps many
+
+    def _remove_own(self) -> bool:
+        try:
+            self.property_file.unlink(missing_ok=True)
+        except OSError:  # `_remove_all` can tell what is in the way
+            return False
+        return self._bundle.remove_own()
+
+    def _remove_all(self) -> None:
+        try:
+            remove(self.property_file)
+        finally:
+            self._bundle.remove()

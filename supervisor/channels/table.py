@@ -18,7 +18,7 @@ from supervisor.channels.preparation import Preparation
 from supervisor.channels.requests import StartRequest, check_channel_name
 from supervisor.channels.surroundings import Surroundings
 from supervisor.ports import PortAllocator
-from worker.spawn import Receipt
+from worker.spawn import Receipt, instance_of
 
 log = structlog.get_logger("supervisor.table")
 
@@ -44,6 +44,7 @@ class ChannelTable:
         self._tasks: set[asyncio.Task[None]] = set()
         self._numbers = itertools.count(1)
         self._epoch = f"{time.time_ns():x}"
+        self._instance = instance_of(surroundings.settings.state_dir)
         self._closing = False
         settings = surroundings.settings
         self._graph_limits = settings.graph_limits
@@ -134,7 +135,7 @@ class ChannelTable:
             self._ports.release(plan.port)
             raise
         channel_id = f"{self._epoch}-{next(self._numbers)}"
-        stem = file_stem(request.channel_name, channel_id, time.time())
+        stem = file_stem(request.channel_name, f"{self._instance}-{channel_id}", time.time())
         files = (settings.log_path / f"app-{stem}.log", settings.log_path / f"property-{stem}.json")
         timeout = timeout_of(request.timeout, float(settings.worker_quit_timeout_seconds))
         channel = Channel(request, plan, channel_id, files, timeout, self._around, self._release)

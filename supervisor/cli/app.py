@@ -1,7 +1,6 @@
 """The commands, all but `serve`: what each one asks the server and how it shows the answer (docs/cli.md)."""
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -149,9 +148,7 @@ def logs(
     """Print what a channel's worker wrote."""
     chunks = _client(server, token).stream(channel, "logs", tail=lines, follow=1 if follow else None)
     if not as_json:
-        for chunk in chunks:
-            sys.stdout.buffer.write(chunk)
-            sys.stdout.buffer.flush()
+        output.write_output(chunks)
         return
     rest = b""
     for chunk in chunks:

@@ -69,6 +69,6 @@ def report(error: Reported, *, as_json: bool) -> None:
 _LABELS: Final = (("detail", "detail"), ("next step", "next_step"))
 
 
-def printable(text: str) -> str:
-    """The text without what would steer a terminal: names and details may hold what any client sent."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+def printable(text: str, keep: str = "") -> str:
+    """The text without what would steer a terminal, but `keep`: names and details may hold what any client sent."""
+    return "".join(char if char.isprintable() or char in keep else repr(char)[1:-1] for char in text)

@@ -1,8 +1,9 @@
 """How commands show what the server said: tables for people, JSON for programs."""
 
+import codecs
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from supervisor.cli.errors import printable
@@ -20,6 +21,18 @@ def write_json(value: Any) -> None:
 def write_line(text: str) -> None:
     """One line of text from the server on stdout."""
     print(printable(text), flush=True)
+
+
+def write_output(chunks: Iterable[bytes]) -> None:
+    """What a worker wrote, at once: as it is into a pipe, without what would steer it to a terminal."""
+    for chunk in _shown(chunks) if sys.stdout.isatty() else chunks:
+        sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
+
+
+def _shown(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    for text in codecs.iterdecode(iter(chunks), "utf-8", "backslashreplace"):
+        yield printable(text, keep="\n\t").encode(sys.stdout.encoding, "backslashreplace")
 
 
 def write_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:

@@ -16,9 +16,12 @@ import orjson
 from supervisor import strict_json
 from supervisor.causes import Cause, Refusal
 from supervisor.graph_file import kind_of
+from supervisor.http.envelope import encode
 from supervisor.options import LIMIT_RANGES
 from supervisor.property import check_overrides
 from worker.spawn import Limits
+
+MAX_PROPERTIES: Final = 1024 * 1024  # every start walks them, merges them and sends them on, all on the loop
 
 _LONG_DIGITS: Final = re.compile(rb"\d{19}")
 
@@ -38,6 +41,14 @@ def parse_object(data: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Refusal(Cause.BODY_INVALID, f"the body is {kind_of(value)}; it must be an object")
     return value
+
+
+def parse_start(data: bytes) -> dict[str, Any]:
+    """The JSON object of a start; raises Refusal(BODY_INVALID), also for properties of over MAX_PROPERTIES bytes."""
+    body = parse_object(data)
+    if len(data) > MAX_PROPERTIES and (size := len(encode(body.get("properties")))) > MAX_PROPERTIES:
+        raise Refusal(Cause.BODY_INVALID, f"properties has {size} bytes of JSON; at most {MAX_PROPERTIES} are allowed")
+    return body
 
 
 @dataclass(frozen=True, slots=True)

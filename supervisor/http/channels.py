@@ -15,6 +15,7 @@ from supervisor.http.logtail import LogReader
 from supervisor.http.owned import OwnedTasks
 from supervisor.http.replies import native
 from supervisor.http.request_keys import note
+from supervisor.http.streams import Streams
 
 if TYPE_CHECKING:
     from supervisor.channels.channel import Channel
@@ -27,7 +28,6 @@ log = structlog.get_logger()
 CHANNEL: Final = "/channels/{name:[^/]+}"  # without the pattern a name with braces would not match
 SAMPLE_SECONDS: Final = 2.0
 POLL_SECONDS: Final = 0.25
-STALL_SECONDS: Final = 60.0
 MAX_TAIL: Final = 1_000_000
 SWITCHES: Final[Mapping[str, bool]] = {"1": True, "true": True, "0": False, "false": False}
 
@@ -64,7 +64,7 @@ class ChannelsApi:
         self._sample = sample
         self._owned = owned
         self._logs_to_stdout = settings.log_stdout
-        self._closing = asyncio.Event()
+        self._streams = Streams()
 
     def routes(self) -> list[web.RouteDef]:
         """The routes of this API."""
@@ -72,12 +72,12 @@ class ChannelsApi:
             web.get("/channels", self.list_all),
             web.get(CHANNEL, self.show),
             web.delete(CHANNEL, self.stop),
-            web.get(f"{CHANNEL}/logs", self.logs, allow_head=False),
+            web.get(f"{CHANNEL}/logs", self.logs),
         ]
 
     def close(self) -> None:
         """End all streams."""
-        self._closing.set()
+        self._streams.close()
 
     async def list_all(self, _: web.Request) -> web.Response:
         """``GET /channels``: every channel there is, starting and stopping ones too."""
@@ -105,24 +105,27 @@ class ChannelsApi:
         response = web.StreamResponse(
             headers={hdrs.CONTENT_TYPE: "text/plain; charset=utf-8", "X-Content-Type-Options": "nosniff"}
         )
+        if request.method == hdrs.METH_HEAD:
+            return response
         with LogReader(channel.log_file) as reader:
             await asyncio.to_thread(reader.open, tail)
             await response.prepare(request)
             while True:
                 # decided before the last read, so that it also gets what was written up to the end
-                last = not follow or self._closing.is_set() or self._table.get(channel.name) is not channel
+                last = not follow or self._streams.closing.is_set() or self._table.get(channel.name) is not channel
                 while data := reader.read():
-                    await _write(response, data)
+                    await self._streams.finish(request, response.write(data))
+                    await asyncio.sleep(0)  # a write does not yield while its buffer has room
                 if last or request.transport is None:
                     break
                 await self._pause()
-        await response.write_eof()
+            await self._streams.finish(request, response.write_eof())
         return response
 
     async def _pause(self) -> None:
         try:
             async with asyncio.timeout(POLL_SECONDS):
-                await self._closing.wait()
+                await self._streams.closing.wait()
         except TimeoutError:
             return
 
@@ -142,16 +145,6 @@ class ChannelsApi:
             log.warning("sample.late", channels=len(channels), after_seconds=SAMPLE_SECONDS)
         monotonic, wall = time.monotonic(), time.time()
         return [channel_json(channel, samples.get(channel.id), monotonic, wall) for channel in channels]
-
-
-async def _write(response: web.StreamResponse, data: bytes) -> None:
-    """Write to a reader; one that takes nothing for STALL_SECONDS counts as gone."""
-    try:
-        async with asyncio.timeout(STALL_SECONDS):
-            await response.write(data)
-    except TimeoutError as error:
-        raise ConnectionAbortedError(f"the reader took nothing for {STALL_SECONDS:g} s") from error
-    await asyncio.sleep(0)  # a write does not yield while its buffer has room
 
 
 def _name(request: web.Request) -> str:

@@ -75,7 +75,8 @@ class ControlApi:
 
     async def start(self, request: web.Request) -> web.Response:
         """``POST /start``: answers when the worker is ready; a client that hangs up does not undo the start."""
-        values = bodies.read_fields(await read_object(request, self._body_limit), bodies.START)
+        body = await read_object(request, self._body_limit, bodies.parse_start)
+        values = bodies.read_fields(body, bodies.START)
         properties, limits = bodies.read_overrides(values), bodies.read_limits(values)
         name = bodies.require_channel(values)
         note(request, channel=name, client_request_id=values["request_id"])

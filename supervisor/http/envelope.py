@@ -64,6 +64,7 @@ ROWS: Final[dict[Cause, Row]] = {
     Cause.PLACEHOLDER_UNRESOLVED: Row("10100", 500),
     Cause.OVERRIDE_REFUSED: Row("10000", 403),
     Cause.UNAUTHORIZED: Row("10000", 401),
+    Cause.HOST_REFUSED: Row("10000", 403),
     Cause.NOT_FOUND: Row("10000", 404),
     Cause.METHOD_NOT_ALLOWED: Row("10000", 405),
     Cause.SHUTTING_DOWN: Row("10101", 503),
@@ -99,7 +100,14 @@ PER_PATH: Final[dict[tuple[str, Cause], str]] = {
 }
 
 ALWAYS: Final = frozenset(
-    {Cause.NOT_FOUND, Cause.METHOD_NOT_ALLOWED, Cause.BODY_TOO_LARGE, Cause.UNAUTHORIZED, Cause.INTERNAL}
+    {
+        Cause.NOT_FOUND,
+        Cause.METHOD_NOT_ALLOWED,
+        Cause.BODY_TOO_LARGE,
+        Cause.UNAUTHORIZED,
+        Cause.HOST_REFUSED,
+        Cause.INTERNAL,
+    }
 )
 
 

@@ -1,6 +1,7 @@
 """Reads request bodies from the wire: bounded in size and in time."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 from aiohttp import web
@@ -8,14 +9,17 @@ from aiohttp import web
 from supervisor.causes import Cause, Refusal
 from supervisor.http.bodies import parse_object
 
-BODY_SECONDS: Final = 60.0
+BODY_SECONDS: Final = 30.0
 LARGE_BODY: Final = 256 * 1024
 
 
-async def read_object(request: web.Request, limit: int) -> dict[str, Any]:
+async def read_object(
+    request: web.Request, limit: int, parse: Callable[[bytes], dict[str, Any]] = parse_object
+) -> dict[str, Any]:
     """The JSON object a request carries, whatever its content type says.
 
-    Raises Refusal(BODY_INVALID) and Refusal(BODY_TOO_LARGE), the latter for more than `limit` bytes (decompressed).
+    Raises Refusal(BODY_INVALID) and Refusal(BODY_TOO_LARGE), the latter for more than `limit` bytes (decompressed),
+    and what `parse` raises.
     """
     try:
         data = await _read(request, limit)
@@ -24,9 +28,9 @@ async def read_object(request: web.Request, limit: int) -> dict[str, Any]:
     except TimeoutError as error:
         raise Refusal(Cause.BODY_INVALID, f"the body did not arrive within {BODY_SECONDS:g} s") from error
     if len(data) < LARGE_BODY:
-        return parse_object(data)
+        return parse(data)
     # Megabytes of brackets take long enough to be noticed by everybody else on the loop.
-    return await asyncio.to_thread(parse_object, data)
+    return await asyncio.to_thread(parse, data)
 
 
 async def _read(request: web.Request, limit: int) -> bytes:

@@ -1,12 +1,13 @@
 """The HTTP application: routes, and the one middleware every request passes.
 
-The middleware gives the request its id, answers OPTIONS, checks the bearer token, turns every refusal and every
-unexpected error into the error body of the API the path belongs to, and logs. The headers that must be on every
-response, also on streams, are set by a signal that aiohttp sends for each of them.
+The middleware gives the request its id, answers OPTIONS, checks the bearer token (without one the Host header), turns
+every refusal and every unexpected error into the error body of the API the path belongs to, and logs. The headers that
+must be on every response, also on streams, are set by a signal that aiohttp sends for each of them.
 """
 
 import hmac
 import itertools
+import resource
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -18,11 +19,14 @@ from multidict import CIMultiDict
 
 from supervisor.causes import EXPLANATIONS, Cause, Refusal
 from supervisor.http.channels import ChannelsApi, Sampler
+from supervisor.http.connections import CONNECTIONS, Connections, most_connections
 from supervisor.http.control import ControlApi, Details
+from supervisor.http.hosts import Hosts
 from supervisor.http.owned import OwnedTasks
 from supervisor.http.replies import refused
 from supervisor.http.request_keys import NOTES, REQUEST_ID
 from supervisor.http.vectors import VectorsApi
+from supervisor.setting_types import is_loopback
 
 if TYPE_CHECKING:
     from supervisor.catalog import GraphCatalog
@@ -34,7 +38,7 @@ log = structlog.get_logger()
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 QUIET: Final = frozenset({"/ping", "/health", "/"})  # logged at debug level only
-OPEN: Final = frozenset({"/health", "/"})  # no token needed, for probes
+OPEN: Final = frozenset({"/health", "/"})  # neither token nor a name of ours needed, for probes
 MAX_REQUEST_ID: Final = 128
 CORS: Final = {
     "Access-Control-Allow-Origin": "*",
@@ -66,23 +70,28 @@ def build_app(
 
     `sample` measures channels (bounded by a timeout here), `details` gives the data of ``/health?details=1``. On
     shutdown streams end by themselves; on clean-up the application waits for starts and stops that requests began, so
-    the table must still live then, or have refused them. Run it with ``access_log=None``: requests are logged here.
+    the table must still live then, or have refused them. Run it with `make_runner` and `Site` of connections.py.
     """
     owned = OwnedTasks()
     channels = ChannelsApi(settings, table, sample, owned)
     vectors = VectorsApi(settings, table, owned)
-    door = _Door(settings)
+    open_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    connections = Connections(most_connections(settings, open_files), settings.head_seconds)
+    door = _Door(settings, connections)
     app = web.Application(middlewares=[door.handle], client_max_size=settings.body_limit_bytes)
     app.add_routes(ControlApi(settings, table, catalog, details, owned).routes())
     app.add_routes(vectors.routes())
     app.add_routes(channels.routes())
     app.on_response_prepare.append(door.finish_headers)
+    app[CONNECTIONS] = connections
 
     async def start_up(_: web.Application) -> None:
+        _tell(settings, connections.most, open_files)
         await vectors.clear_leftovers()
 
     async def shut_down(_: web.Application) -> None:
         channels.close()
+        connections.close()
 
     async def clean_up(_: web.Application) -> None:
         longest = max(settings.worker_start_timeout_seconds, settings.worker_stop_grace_seconds)
@@ -94,10 +103,24 @@ def build_app(
     return app
 
 
+def _tell(settings: "Settings", most: int, open_files: int) -> None:
+    """Log what an operator should know about how open the server is."""
+    if settings.token is None:
+        local = is_loopback(settings.host)
+        write = log.info if local else log.warning
+        write("server.unprotected", host=settings.host, loopback=local, allowed_hosts=list(settings.allowed_hosts))
+    if most < settings.connections_max:
+        log.warning(
+            "http.connections_bounded", most=most, connections_max=settings.connections_max, open_files=open_files
+        )
+
+
 class _Door:
     """What every request passes."""
 
-    def __init__(self, settings: "Settings") -> None:
+    def __init__(self, settings: "Settings", connections: Connections) -> None:
+        self._served = connections.served
+        self._hosts = Hosts(settings.host, settings.allowed_hosts)
         self._strict = settings.strict_status
         self._token = None if settings.token is None else settings.token.get_secret_value().encode()
         self._log_quiet = settings.log_level == "debug"
@@ -110,6 +133,7 @@ class _Door:
     async def handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answer one request, never with an exception."""
         began = time.perf_counter()
+        self._served(request.protocol)
         path = request.path
         request_id = request[REQUEST_ID] = self._request_id(request)
         quiet = path in QUIET
@@ -122,6 +146,8 @@ class _Door:
             try:
                 if self._token is not None:
                     self._admit(request, path)
+                elif (host := request.headers.get(hdrs.HOST)) not in self._hosts.known:
+                    self._admit_host(request, path, host or "")
                 response = await handler(request)
             except Refusal as refusal:
                 response = refused(refusal, path, strict=self._strict)
@@ -148,13 +174,17 @@ class _Door:
         return f"{self._prefix}-{next(self._numbers):x}"
 
     def _admit(self, request: web.Request, path: str) -> None:
-        if path in OPEN and "details" not in request.query:
+        if _is_open(request, path):
             return
         scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
         matches = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), self._token or b"")
         if scheme.lower() != "bearer" or not matches:
             explanation = EXPLANATIONS[Cause.UNAUTHORIZED]
             raise Refusal(Cause.UNAUTHORIZED, f"{Cause.UNAUTHORIZED}: {explanation.message}; {explanation.next_step}")
+
+    def _admit_host(self, request: web.Request, path: str, host: str) -> None:
+        if not _is_open(request, path):
+            self._hosts.admit(host)
 
     def _translated(self, request: web.Request, error: web.HTTPException) -> web.Response:
         """What aiohttp itself refuses (no such path, wrong method), in our form."""
@@ -196,3 +226,8 @@ class _Door:
             request_id=request[REQUEST_ID],
             **request.get(NOTES, {}),
         )
+
+
+def _is_open(request: web.Request, path: str) -> bool:
+    """Whether a request is a probe's, that everybody may make."""
+    return path in OPEN and "details" not in request.query

@@ -15,6 +15,7 @@ from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from supervisor.causes import Cause, Refusal
+from supervisor.http.allowance import Allowance
 
 log = structlog.get_logger()
 
@@ -25,6 +26,7 @@ MAX_TEXT: Final = 64 * 1024
 MAX_PARTS: Final = 100
 MAX_FILE_NAME: Final = 255
 IDLE_SECONDS: Final = 60.0
+FORM_SECONDS: Final = 600.0
 
 _EXTENSION: Final = re.compile(r"\.[A-Za-z0-9]{1,10}\Z")
 # All that aiohttp's reader is known to raise for a malformed form; it has no class of its own for it.
@@ -33,10 +35,11 @@ _MALFORMED: Final = (ValueError, AssertionError, RuntimeError, HttpProcessingErr
 
 @dataclass(slots=True)
 class Upload:
-    """A file that has arrived: where it lies, what the client calls it, and the form's text fields."""
+    """A file that arrives: where it lies, what the client calls it, its bytes so far, and the form's text fields."""
 
     path: Path
     file_name: str
+    size: int
     fields: dict[str, str]
 
 
@@ -55,30 +58,48 @@ def stored_name(file_name: str) -> str:
 class Receiver:
     """Reads one form into files below `folder`.
 
-    `limit` bounds the file and, with some room for the rest, the whole form, in bytes. `admit` is called with the
-    fields that came before the file and may refuse it before it is stored.
+    `limit` bounds the file and, with some room for the rest, the whole form, in bytes; `total` bounds the files of all
+    forms until `release`. `admit` is called with the fields that came before the file and may refuse it before it is
+    stored.
     """
 
-    def __init__(self, folder: Path, limit: int, admit: Callable[[dict[str, str]], None]) -> None:
+    def __init__(self, folder: Path, limit: int, total: Allowance, admit: Callable[[dict[str, str]], None]) -> None:
         self._folder = folder
         self._limit = limit
+        self._total = total
         self._admit = admit
 
     async def receive(self, request: web.Request) -> Upload:
-        """The upload of one request; the file is the caller's to keep or to remove.
+        """The upload of one request; the file is the caller's to keep or to remove, then to `release`.
 
         Raises Refusal(BODY_INVALID | BODY_TOO_LARGE | UPLOAD_FAILED) and what `admit` raises; then no file is left.
         """
         if request.content_type != "multipart/form-data":
             raise Refusal(Cause.BODY_INVALID, "the body is no multipart form; a form with the part 'file' is needed")
         self._check_size(request, request.content_length or 0)
-        upload = Upload(Path(), "", {})
+        upload = Upload(Path(), "", 0, {})
+        whole = asyncio.timeout(FORM_SECONDS)
         try:
-            await self._read_form(request, upload)
+            async with whole:
+                await self._read_form(request, upload)
+        except TimeoutError as error:
+            late = f"the form did not arrive within {FORM_SECONDS:g} s"
+            idle = f"nothing of the form arrived for {IDLE_SECONDS:g} s"
+            self._forget(upload)
+            raise Refusal(Cause.BODY_INVALID, late if whole.expired() else idle) from error
         except BaseException:
-            discard(upload.path)
+            self._forget(upload)
             raise
         return upload
+
+    def release(self, upload: Upload) -> None:
+        """Count a received file no more among those that wait."""
+        self._total.give(upload.size)
+        upload.size = 0
+
+    def _forget(self, upload: Upload) -> None:
+        discard(upload.path)
+        self.release(upload)
 
     async def _read_form(self, request: web.Request, upload: Upload) -> None:
         stored = False
@@ -96,7 +117,7 @@ class Receiver:
                     self._admit(upload.fields)
                     upload.file_name = file_name_of(part.filename)
                     upload.path = self._folder / stored_name(upload.file_name)
-                    await self._store(request, part, upload.path)
+                    await self._store(part, upload)
                     stored = True
                 elif part.name in ("channel_name", "request_id"):
                     upload.fields[part.name] = await self._text(part)
@@ -104,24 +125,23 @@ class Receiver:
                     await self._skip(request, part)
             else:
                 raise Refusal(Cause.BODY_INVALID, f"the form has more than {MAX_PARTS} parts")
-        except TimeoutError as error:
-            raise Refusal(Cause.BODY_INVALID, f"nothing of the form arrived for {IDLE_SECONDS:g} s") from error
         except _MALFORMED as error:
             raise Refusal(Cause.BODY_INVALID, f"the form is malformed: {error}") from error
         if not stored:
             raise Refusal(Cause.BODY_INVALID, "the form has no file in a part named 'file'")
 
-    async def _store(self, request: web.Request, part: BodyPartReader, path: Path) -> None:
+    async def _store(self, part: BodyPartReader, upload: Upload) -> None:
+        path = upload.path
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         except OSError as error:
             raise _failed(error) from error
         batch = bytearray()
-        size = 0
         while chunk := await self._chunk(part):
-            size += len(chunk)
-            if size > self._limit:
+            self._total.take(len(chunk))
+            upload.size += len(chunk)
+            if upload.size > self._limit:
                 raise Refusal(Cause.BODY_TOO_LARGE, f"the file has over {self._limit} bytes; no more are allowed")
             batch += chunk
             if len(batch) >= WRITE_BATCH:

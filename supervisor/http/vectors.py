@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
 
 import structlog
 from aiohttp import web
@@ -13,11 +14,12 @@ from aiohttp import web
 from supervisor.causes import Cause, Refusal
 from supervisor.channels.requests import check_channel_name
 from supervisor.http import bodies
+from supervisor.http.allowance import Allowance
 from supervisor.http.intake import read_object
 from supervisor.http.owned import OwnedTasks
 from supervisor.http.replies import answer
 from supervisor.http.request_keys import REQUEST_ID, note
-from supervisor.http.uploads import FOLDER, Receiver, discard, move_into
+from supervisor.http.uploads import FOLDER, Receiver, Upload, discard, move_into
 
 if TYPE_CHECKING:
     from supervisor.channels.channel import Channel
@@ -28,6 +30,7 @@ log = structlog.get_logger()
 
 UPDATE_COMMAND: Final = "update_querying_collection"
 UPLOAD_COMMAND: Final = "file_chunk"
+LEAST_FILE: Final = 4096  # what even an empty file takes on the disk
 
 
 class VectorsApi:
@@ -38,7 +41,10 @@ class VectorsApi:
         self._owned = owned
         self._body_limit = settings.body_limit_bytes
         self._incoming = settings.state_dir / FOLDER
-        self._receiver = Receiver(self._incoming, settings.upload_limit_bytes, self._admit)
+        self._total = settings.upload_total_bytes
+        self._kept: WeakKeyDictionary[Channel, Allowance] = WeakKeyDictionary()
+        arriving = Allowance(self._total, "the uploads that arrive now")
+        self._receiver = Receiver(self._incoming, settings.upload_limit_bytes, arriving, self._admit)
 
     def routes(self) -> list[web.RouteDef]:
         """The routes of this API."""
@@ -64,6 +70,12 @@ class VectorsApi:
         """``POST /vector/document/upload``: a file for the worker, kept until its channel ends."""
         upload = await self._receiver.receive(request)
         try:
+            return await self._accept(request, upload)
+        finally:
+            self._receiver.release(upload)
+
+    async def _accept(self, request: web.Request, upload: Upload) -> web.Response:
+        try:
             self._admit(upload.fields, complete=True)
         except Refusal:
             discard(upload.path)
@@ -72,14 +84,16 @@ class VectorsApi:
         note(request, channel=name, client_request_id=upload.fields.get("request_id", ""))
         collection = f"a{secrets.token_hex(16)}_{time.time_ns()}"
         payload = _command(UPLOAD_COMMAND, request, upload.fields, collection, upload.file_name)
-        await self._owned.finish(self._deliver(upload.path, name, payload))
+        await self._owned.finish(self._deliver(upload.path, upload.size, name, payload))
         return answer({"channel_name": name, "collection": collection, "file_name": upload.file_name})
 
-    async def _deliver(self, path: Path, name: str, payload: dict[str, Any]) -> None:
+    async def _deliver(self, path: Path, size: int, name: str, payload: dict[str, Any]) -> None:
         """Move the file into the channel's folder and tell the worker; on failure no file is left."""
         try:
-            path = await self._keep(path, self._running(name))
-            await self._table.command(name, payload | {"path": str(path)})
+            channel = self._running(name)
+            with self._allowance(channel).held(max(size, LEAST_FILE)):
+                path = await self._keep(path, channel)
+                await self._table.command(name, payload | {"path": str(path)})
         except BaseException:
             discard(path)
             raise
@@ -104,7 +118,11 @@ class VectorsApi:
             check_channel_name(name)
         except Refusal as refusal:
             raise Refusal(Cause.BODY_INVALID, refusal.detail) from refusal
-        self._running(name)
+        self._allowance(self._running(name)).check(LEAST_FILE)
+
+    def _allowance(self, channel: "Channel") -> Allowance:
+        """What is left to the uploads of a channel while it lives, whatever its worker removes of them."""
+        return self._kept.setdefault(channel, Allowance(self._total, f"the uploads of channel {channel.name!r}"))
 
     def _running(self, name: str) -> "Channel":
         channel = self._table.get(name)

@@ -1,26 +1,42 @@
-"""A channel's folder: its FIFOs, its lock and its record. The folder is the truth a later supervisor reads."""
+"""What a channel has in the state folder: its folder with the FIFOs, and its record, which a later supervisor reads.
+
+The folder belongs to the worker once it lives: nothing in it is trusted, followed or waited for. The record lies
+outside.
+"""
 
 import contextlib
 import errno
 import os
-import shutil
+import re
+import secrets
+import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
+import structlog
 
-from worker.spawn import FIFOS, LOCK_FILE
+from worker.spawn import FIFOS, LOCK_FILE, instance_of
 
-RECORD: Final = "record.json"
+log = structlog.get_logger("supervisor.bundle")
+
+MARKER: Final = "agentd-state"
 CHANNELS: Final = "ch"
+RECORDS: Final = "records"
 RECORD_VERSION: Final = 1
+
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_CHANNEL_ID: Final = r"[0-9a-f]+-[0-9]+"
 
 
 class Bundle:
-    """The folder of one channel below the state folder, mode 0700."""
+    """The folder of one channel, mode 0700, and its record."""
 
     def __init__(self, state_dir: Path, channel_id: str) -> None:
         self.folder = state_dir / CHANNELS / channel_id
+        self.record = state_dir / RECORDS / f"{channel_id}.json"
 
     def create(self) -> None:
         """Make the folder with its FIFOs; the worker makes its lock file. Raises OSError."""
@@ -30,56 +46,169 @@ class Bundle:
 
     def write_record(self, record: dict[str, Any]) -> None:
         """Replace the record atomically: a reader sees the old one or the new one, whole. Raises OSError."""
-        new = self.folder / f"{RECORD}.new"
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        new = self.record.with_suffix(".json.new")
+        new.unlink(missing_ok=True)
+        fd = os.open(new, _NEW_FILE, 0o600)
         try:
-            os.write(fd, orjson.dumps({"version": RECORD_VERSION, **record}))
+            view = memoryview(orjson.dumps({"version": RECORD_VERSION, **record}))
+            while view:
+                view = view[os.write(fd, view) :]
+            new.replace(self.record)
+        except OSError:
+            new.unlink(missing_ok=True)
+            raise
         finally:
             os.close(fd)
-        new.replace(self.folder / RECORD)
 
     def remove_own(self) -> bool:
-        """Remove what agentd put into the folder and the folder; False when something else is in it. Raises OSError."""
+        """Remove the record, what agentd put into the folder, and the folder; False when more is there than that."""
         try:
-            for name in (*FIFOS, LOCK_FILE, RECORD):
-                (self.folder / name).unlink(missing_ok=True)
-            self.folder.rmdir()
-        except IsADirectoryError:  # the worker put a folder in the place of one of ours
-            return False
+            self.record.unlink(missing_ok=True)
+            fd = os.open(self.folder, _FOLDER)
         except FileNotFoundError:
             return True
-        except OSError as error:
-            if error.errno != errno.ENOTEMPTY:
-                raise
+        except OSError:
             return False
+        try:
+            for name in (*FIFOS, LOCK_FILE):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=fd)
+            self.folder.rmdir()
+        except OSError:
+            return False  # `remove` can tell what is in the way
+        finally:
+            os.close(fd)
         return True
 
     def remove(self) -> None:
-        """Remove the folder and all in it; nothing when it is gone already. Raises OSError."""
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self.folder)
+        """Remove the record and the folder, whatever became of them; nothing when they are gone. Raises OSError."""
+        for path in (self.record, self.record.with_suffix(".json.new"), self.folder):
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it; nothing when it is gone already. Raises OSError.
+
+    Links are not followed, modes are no obstacle, and a tree may be of any depth: each folder in it is moved up to the
+    top before it is emptied, so that two descriptors are enough.
+    """
+    try:
+        parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        if _unlinked(parent, path.name):
+            return
+        with _opened(parent, path.name) as top:
+            while names := _names(top):
+                for name in names:
+                    if not _unlinked(top, name):
+                        _flatten(top, name)
+        os.rmdir(path.name, dir_fd=parent)
+    finally:
+        os.close(parent)
+
+
+def _names(folder: int) -> list[str]:
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in entries]
+
+
+def _unlinked(parent: int, name: str) -> bool:
+    """Remove what is no folder; False when it is one."""
+    try:
+        if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+            return False
+        os.unlink(name, dir_fd=parent)
+    except FileNotFoundError:
+        return True
+    return True
+
+
+def _flatten(top: int, name: str) -> None:
+    """Remove a folder in `top` with its files; its folders come into `top`."""
+    with _opened(top, name) as folder:
+        for inner in _names(folder):
+            if not _unlinked(folder, inner):
+                with _opened(folder, inner):  # what cannot be written to cannot be moved either
+                    os.rename(inner, secrets.token_hex(16), src_dir_fd=folder, dst_dir_fd=top)
+    os.rmdir(name, dir_fd=top)
+
+
+@contextlib.contextmanager
+def _opened(parent: int, name: str) -> Iterator[int]:
+    """The descriptor of a folder, made accessible first."""
+    place = os.open(name, _FOLDER | os.O_PATH, dir_fd=parent)
+    try:
+        path = Path(f"/proc/self/fd/{place}")  # this very folder, whatever has its name now
+        path.chmod(0o700)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    finally:
+        os.close(place)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def prepare_state(state_dir: Path) -> None:
-    """Make the state folder and its parts, private to this user. Raises OSError, also when it is somebody else's."""
+    """Make the state folder and its parts, private to this user.
+
+    Raises OSError, also when the folder is somebody else's, or neither empty nor made by us (MARKER tells that).
+    """
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = state_dir.stat()
     if status.st_uid != os.geteuid():
         raise PermissionError(errno.EPERM, f"the state folder belongs to user {status.st_uid}", str(state_dir))
-    if status.st_mode & 0o077:
+    if not _is_marked(state_dir):
+        if any(state_dir.iterdir()):
+            raise PermissionError(
+                f"state folder {state_dir} is not empty and not agentd's: choose another or an empty one"
+            )
+        if status.st_mode & stat.S_ISVTX:
+            raise PermissionError(f"state folder {state_dir} is for everybody (sticky): choose another")
+        with contextlib.suppress(FileExistsError):  # another server begins just now; the lock decides which one stays
+            os.close(os.open(state_dir / MARKER, _NEW_FILE, 0o600))
+    if stat.S_IMODE(status.st_mode) != 0o700:
         state_dir.chmod(0o700)
-    (state_dir / CHANNELS).mkdir(mode=0o700, exist_ok=True)
+    for name in (CHANNELS, RECORDS):
+        (state_dir / name).mkdir(mode=0o700, exist_ok=True)
+
+
+def _is_marked(state_dir: Path) -> bool:
+    try:
+        status = (state_dir / MARKER).lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
 
 
 def clear_bundles(state_dir: Path, log_path: Path) -> int:
-    """Remove what is left of channels that ended with an earlier control server; how many there were.
+    """Remove what is left of channels that ended with an earlier control server; how many folders there were.
 
-    That is their folders and, in `log_path`, the property files of foreign workers, which hold tokens.
+    That is their folders, their records and, in `log_path`, the property files of this state folder's foreign workers,
+    which hold tokens. What cannot be removed is logged and left. Never raises.
     """
-    count = 0
-    for folder in (state_dir / CHANNELS).iterdir():
-        for path in log_path.glob(f"property-*_{folder.name}.json"):
-            path.unlink(missing_ok=True)
-        shutil.rmtree(folder)
-        count += 1
-    return count
+    instance = re.escape(instance_of(state_dir))
+    left = _clear(state_dir / CHANNELS, _CHANNEL_ID, lambda entry: entry.is_dir(follow_symlinks=False))
+    _clear(state_dir / RECORDS, rf"{_CHANNEL_ID}\.json(\.new)?")
+    _clear(log_path, rf"property-.+_{instance}-{_CHANNEL_ID}\.json")
+    return left
+
+
+def _clear(folder: Path, pattern: str, fits: Callable[[os.DirEntry[str]], bool] = lambda _: True) -> int:
+    """Remove from a folder what has such a name; how many were removed."""
+    removed = 0
+    try:
+        with os.scandir(folder) as entries:
+            paths = [Path(entry) for entry in entries if re.fullmatch(pattern, entry.name, re.DOTALL) and fits(entry)]
+    except OSError as error:
+        log.warning("state.unreadable", folder=str(folder), error=str(error))
+        return 0
+    for path in paths:
+        try:
+            remove(path)
+            removed += 1
+        except OSError as error:
+            log.warning("state.leftover_kept", path=str(path), error=str(error))
+    return removed

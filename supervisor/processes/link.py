@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,13 @@ READS_AT_ONCE: Final = 4
 ACK_FRAMES: Final = 256
 ACK_BYTES: Final = 256 * 1024
 OUTBOX_BYTES: Final = 4 * 1024 * 1024
+RATE_BYTES: Final = 16 * 1024 * 1024
+WINDOW_SECONDS: Final = 0.1
+WINDOW_BYTES: Final = int(RATE_BYTES * WINDOW_SECONDS)
+LINE_BYTES: Final = 256  # what a line counts for beyond its length: many short ones cost as much as few long ones
+LARGEST_PIPE: Final = 1024 * 1024
+
+_WARY: Final = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class LinkFullError(RuntimeError):
@@ -22,7 +30,10 @@ class LinkFullError(RuntimeError):
 
 
 class Link:
-    """One channel's pipes. Both FIFOs are held open both ways, so that neither side ever sees a broken pipe."""
+    """One channel's pipes. Both FIFOs are held open both ways, so that neither side ever sees a broken pipe.
+
+    No more than RATE_BYTES a second are read: a worker that floods waits, and leaves the loop to others.
+    """
 
     __slots__ = (
         "_acked",
@@ -32,9 +43,12 @@ class Link:
         "_on_bad",
         "_on_frame",
         "_outbox",
+        "_pause",
         "_receiver",
         "_unacked_bytes",
         "_up",
+        "_window_end",
+        "_window_left",
         "_writing",
     )
 
@@ -49,14 +63,17 @@ class Link:
         self._acked = 0
         self._unacked_bytes = 0
         self._beaten = False
+        self._pause: asyncio.TimerHandle | None = None
+        self._window_end = 0.0
+        self._window_left = 0
         self._receiver = Receiver(epoch=1)
 
     def open(self, folder: Path, *, epoch: int = 1, last: int = 0) -> None:
         """Attach to the FIFOs in `folder` and ask the worker to go on after frame `last`. Raises OSError."""
         self._receiver = Receiver(epoch, last)
         self._acked = last
-        self._up = os.open(folder / UP_FIFO, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        self._down = os.open(folder / DOWN_FIFO, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._up = os.open(folder / UP_FIFO, _WARY)
+        self._down = os.open(folder / DOWN_FIFO, _WARY)
         self._loop.add_reader(self._up, self._read)
         self.send({"t": Down.RESUME.value, "v": VERSION, "epoch": epoch, "last": last})
 
@@ -70,12 +87,15 @@ class Link:
             self._write()
 
     def drain(self) -> None:
-        """Take what still lies in the pipe: the worker has ended and writes no more."""
-        while self._up >= 0 and self._take():
-            pass
+        """Take what still lies in the pipe: the worker has ended. No more than a pipe can hold: others may write on."""
+        taken = 0
+        while self._up >= 0 and taken < LARGEST_PIPE and (size := self._take()):
+            taken += size
 
     def close(self) -> None:
         """Let go of the FIFOs; what was not written is dropped."""
+        if self._pause is not None:
+            self._pause.cancel()
         if self._up >= 0:
             self._loop.remove_reader(self._up)
             os.close(self._up)
@@ -87,19 +107,31 @@ class Link:
         self._outbox.clear()
 
     def _read(self) -> None:
+        now = time.monotonic()
+        if now >= self._window_end:
+            self._window_end = now + WINDOW_SECONDS
+            self._window_left = WINDOW_BYTES
         # A few reads, then the other channels: a flood must not hold the loop.
         for _ in range(READS_AT_ONCE):
-            if not self._take():
+            if self._window_left <= 0 or self._take() < READ_SIZE:
                 break
         self._acknowledge()
+        if self._window_left <= 0 and self._up >= 0:
+            self._loop.remove_reader(self._up)
+            self._pause = self._loop.call_later(self._window_end - now, self._resume)
 
-    def _take(self) -> bool:
-        """Read once and hand on; False when the pipe is empty."""
+    def _resume(self) -> None:
+        self._pause = None
+        self._loop.add_reader(self._up, self._read)
+
+    def _take(self) -> int:
+        """Read once and hand on; how many bytes, 0 when there were none or a handler closed us."""
         try:
             data = os.read(self._up, READ_SIZE)
         except BlockingIOError:
-            return False
+            return 0
         self._unacked_bytes += len(data)
+        self._window_left -= len(data) + LINE_BYTES * data.count(b"\n")
         for frame in self._receiver.feed(data):
             if isinstance(frame, Bad):
                 self._on_bad(frame)
@@ -107,8 +139,8 @@ class Link:
                 self._beaten = self._beaten or frame["t"] == Up.BEAT
                 self._on_frame(frame)
             if self._up < 0:
-                return False  # a handler closed us
-        return len(data) == READ_SIZE
+                return 0  # a handler closed us
+        return len(data)
 
     def _acknowledge(self) -> None:
         """Acknowledge in batches, and with every beat: a quiet channel needs no timer for it."""

@@ -1,7 +1,7 @@
 """Workers' output: from their FIFOs, by complete lines, into a bounded file per channel or to our own output.
 
 One thread writes, so that a slow disk or a stopped terminal never holds the loop. A worker that floods is read no
-faster than its rate and slows down by itself; others do not notice.
+faster than its rate and slows down by itself; others do not notice. What it makes us log ourselves is throttled too.
 """
 
 import asyncio
@@ -13,9 +13,12 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
+import orjson
 import structlog
+
+from supervisor.telemetry import printable
 
 log = structlog.get_logger("supervisor.logs")
 
@@ -26,6 +29,13 @@ WINDOW_SECONDS: Final = 0.1
 STDOUT_SECONDS: Final = 0.2
 CATCH_UP_SECONDS: Final = 0.02
 CLOSE_SECONDS: Final = 5.0
+LARGEST_PIPE: Final = 1024 * 1024
+BURST: Final = 5
+PER_SECOND: Final = 1.0
+MOST_SAID: Final = 500
+
+# A name that was put in the place of ours is not followed, and a FIFO or a device is not waited for.
+_WARY: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Target(Protocol):
@@ -53,7 +63,7 @@ class FileTarget:
             self.close()
             self._path.replace(self._path.with_name(self._path.name + ".1"))
         if self._fd < 0:
-            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _WARY, 0o600)
             self._size = os.fstat(self._fd).st_size
         view = memoryview(lines)
         while view:
@@ -72,7 +82,7 @@ class StdoutTarget:
     """Our own output, each line behind ``[<channel>] ``. When nobody reads it, lines are dropped and counted."""
 
     def __init__(self, channel: str, fd: int = 1) -> None:
-        self._prefix = f"[{channel}] ".encode(errors="backslashreplace").replace(b"\n", b"\\n")
+        self._prefix = f"[{printable(channel)}] ".encode()
         self._fd = fd
         self._dropped = 0
         self._torn = False  # a long line was given up half-way
@@ -174,7 +184,7 @@ class LogSink:
         self._closed = False
         try:
             for name in names:
-                fd = os.open(folder / name, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+                fd = os.open(folder / name, os.O_RDWR | _WARY)
                 self._rests[fd] = b""
         except OSError:
             for fd in self._rests:
@@ -191,8 +201,9 @@ class LogSink:
             self._timer.cancel()
         for fd in list(self._rests):
             self._loop.remove_reader(fd)
-            while self._take(fd):
-                pass
+            taken = 0  # no more than a pipe can hold: whoever writes on was not the worker
+            while taken < LARGEST_PIPE and (size := self._take(fd)):
+                taken += size
             if self._rests[fd]:
                 self._put(self._rests[fd] + b"\n")
             os.close(fd)
@@ -223,13 +234,14 @@ class LogSink:
         elif self._window_left <= 0:
             self._pause_for(max(0.0, self._window_end - now))
 
-    def _take(self, fd: int) -> bool:
-        """Read once; False when the pipe is empty."""
+    def _take(self, fd: int) -> int:
+        """Read once; how many bytes, 0 when the pipe is empty."""
         try:
             data = os.read(fd, READ_SIZE)
         except BlockingIOError:
-            return False
-        self._window_left -= len(data)
+            return 0
+        size = len(data)
+        self._window_left -= size
         data = self._rests[fd] + data
         end = data.rfind(b"\n") + 1
         if end == 0 and len(data) >= MAX_LINE:
@@ -238,7 +250,7 @@ class LogSink:
         self._rests[fd] = data[end:]
         if end:
             self._put(data[:end])
-        return True
+        return size
 
     def _put(self, lines: bytes) -> None:
         self._put_bytes += len(lines)
@@ -246,6 +258,46 @@ class LogSink:
 
     def _written(self, size: int) -> None:
         self._written_bytes += size  # in the writing thread
+
+
+class Throttled:
+    """Warnings that a worker can cause at will: `BURST` at once, then `PER_SECOND`; what it says is cut.
+
+    The first one behind those that were left out tells how many these were, as `suppressed`.
+    """
+
+    __slots__ = ("_at", "_clock", "_log", "_suppressed", "_tokens")
+
+    def __init__(self, logger: Any, clock: Callable[[], float] = time.monotonic) -> None:
+        """`logger` is a structlog logger; `clock` counts seconds."""
+        self._log = logger
+        self._clock = clock
+        self._at = clock()
+        self._tokens = float(BURST)
+        self._suppressed = 0
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """Log it, if it is its turn. The fields are JSON values."""
+        now = self._clock()
+        self._tokens = min(float(BURST), self._tokens + (now - self._at) * PER_SECOND)
+        self._at = now
+        if self._tokens < 1:
+            self._suppressed += 1
+            return
+        self._tokens -= 1
+        said = {key: _cut(value) for key, value in fields.items()}
+        if self._suppressed:
+            said["suppressed"] = self._suppressed
+            self._suppressed = 0
+        self._log.warning(event, **said)
+
+
+def _cut(value: Any) -> Any:
+    try:
+        text = value if isinstance(value, str) else orjson.dumps(value).decode()
+    except TypeError:  # nested deeper than can be written, though not than can be read
+        return "too deep to be shown"
+    return value if len(text) <= MOST_SAID else f"{text[:MOST_SAID]}..."
 
 
 def prune(folder: Path, *, total_bytes: int, keep_days: float, now: float, live: Collection[Path] = frozenset()) -> int:

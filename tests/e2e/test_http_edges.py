@@ -492,7 +492,7 @@ async def test_a_start_completes_without_its_client(agentd: Agentd, witness: Wit
     await agentd.start(graphs=[shell(line)], AGENTD_WORKER_SETTLE_SECONDS="0.3")
     body = json.dumps({"channel_name": "c", "graph_name": "shell"}).encode()
     async with connection(agentd) as (_, writer):
-        writer.write(b"POST /start HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        writer.write(b"POST /start HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
         await witness.hears("born")
         writer.transport.abort()
     await agentd.event("channel.ready")
@@ -507,7 +507,7 @@ async def test_a_stop_completes_without_its_client(agentd: Agentd, witness: Witn
     await witness.hears("deaf")
     body = json.dumps({"channel_name": "c"}).encode()
     async with connection(agentd) as (_, writer):
-        writer.write(b"POST /stop HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        writer.write(b"POST /stop HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
         await agentd.event("channel.stopping")
         writer.transport.abort()
     assert (await agentd.gone("c"))["cause"] == "stopped"

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from supervisor.causes import Cause, Refusal
 from supervisor.channels.lease import Lease, timeout_of
 from supervisor.channels.lifecycle import State
 from supervisor.channels.requests import StartRequest, check_channel_name
+from supervisor.http.connections import Site, make_runner
 from supervisor.http.server import build_app
 from supervisor.processes.monitor import Sample
 from supervisor.settings import Settings
@@ -192,9 +194,11 @@ async def open_house(root: Path, workers_max: int = 100, handler_cancellation: b
         return {channel.id: Sample(1_000, 1.5, 2) for channel in channels}
 
     app = build_app(settings, table, catalog, sample=sample, details=lambda: {"workers": len(table.channels)})
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1, handler_cancellation=handler_cancellation)
+    runner = make_runner(app, close_seconds=1, handler_cancellation=handler_cancellation)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setblocking(False)
+    await Site(runner, listener).start()
     port = runner.addresses[0][1]
     return House(table, settings, runner, f"http://127.0.0.1:{port}", port, ClientSession(), sampled)
 

@@ -90,6 +90,36 @@ def test_bodies_that_are_taken(data: bytes, expected: Any) -> None:
     assert value == (json.loads(data) if expected is None else expected)
 
 
+MIB = 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    ("properties", "size"),
+    [
+        ({"n": {"a": "x" * (MIB - 14)}}, None),
+        ({"n": {"a": "x" * (MIB - 13)}}, MIB + 1),
+        ({"n": {str(n): [] for n in range(200_000)}}, 2_288_897),
+        ({"n": {"a": 10**30, "b": "x" * MIB}}, MIB + len('{"n":{"a":1,"b":""}}') + 30),
+        ("x" * MIB, MIB + 2),
+    ],
+)
+def test_the_size_of_properties(properties: Any, size: int | None) -> None:
+    body = {"channel_name": "c", "properties": properties}
+    data = json.dumps(body, indent=1).encode()
+    if size is None:
+        assert bodies.parse_start(data) == body
+        return
+    with pytest.raises(Refusal) as caught:
+        bodies.parse_start(data)
+    assert caught.value.cause is Cause.BODY_INVALID
+    assert caught.value.detail == f"properties has {size} bytes of JSON; at most {MIB} are allowed"
+
+
+def test_only_properties_are_bounded_so() -> None:
+    body = {"channel_name": "c", "other": "x" * 2 * MIB, "properties": {"n": {}}}
+    assert bodies.parse_start(json.dumps(body).encode()) == body
+
+
 U32, I32, I64 = 2**32 - 1, 2**31, 2**63
 VALUES: dict[str, tuple[list[Any], list[Any]]] = {
     "request_id": (["", "r-7f", "日本語", None], [1, True, [], {}, 1.5]),

@@ -255,13 +255,13 @@ async def test_a_stream_that_fails_breaks_off(house: Any) -> None:
 
 
 async def test_a_reader_that_takes_nothing_is_dropped(house: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("supervisor.http.channels.STALL_SECONDS", 0.05)
+    monkeypatch.setattr("supervisor.http.streams.STALL_SECONDS", 0.05)
     channel = await house.start()
     with channel.log_file.open("wb") as file:
         file.truncate(1 << 30)  # more than any socket buffer takes
     before = len(asyncio.all_tasks())
     _, writer = await asyncio.open_connection("127.0.0.1", house.port, limit=1)
-    writer.write(b"GET /channels/lobby/logs HTTP/1.1\r\nHost: x\r\n\r\n")
+    writer.write(b"GET /channels/lobby/logs HTTP/1.1\r\nHost: localhost\r\n\r\n")
     with capture_logs() as logs:
         async with asyncio.timeout(20):
             while not logs:

@@ -1,5 +1,6 @@
 """TEN's API: sessions, listings, health (wire/ten.md sections 2 and 4 to 8)."""
 
+import io
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -189,6 +190,15 @@ async def test_every_cause_of_a_start_has_an_answer(build: Any, cause: Cause) ->
     assert answer.body["data"] is None
     assert answer.body["detail"] == "the detail"
     assert answer.headers["Agentd-Cause"] == cause.value
+
+
+async def test_large_properties_are_refused(house: Any) -> None:
+    body = {"channel_name": "lobby", "graph_name": "greeter", "properties": {"n": {"a": "x" * 2_000_000}}}
+    answer = await house.post("/start", io.BytesIO(json.dumps(body).encode()))
+    assert (answer.status, answer.code) == (200, "10000")
+    assert "2000014 bytes" in answer.body["detail"]
+    assert "1048576" in answer.body["detail"]
+    assert house.table.started == []
 
 
 async def test_strict_status(build: Any) -> None:

@@ -67,7 +67,7 @@ async def test_statuses_and_cors(house: Any, method: str, path: str, status: int
 @pytest.mark.parametrize("path", ["/", "/ping", "/nowhere", "/channels/x/logs", "/a/b/c", "*"])
 async def test_options_anywhere(build: Any, path: str) -> None:
     house = await build(token=TOKEN)
-    answer = await raw(house, f"OPTIONS {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    answer = await raw(house, f"OPTIONS {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 204")
     assert body == b""
@@ -95,7 +95,7 @@ async def test_unexpected_errors(house: Any) -> None:
 
 
 async def test_an_unknown_expectation_has_cors_too(house: Any) -> None:
-    answer = await raw(house, b"GET /nowhere HTTP/1.1\r\nHost: x\r\nExpect: tea\r\nConnection: close\r\n\r\n")
+    answer = await raw(house, b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\nExpect: tea\r\nConnection: close\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 417")
     assert b"Access-Control-Allow-Origin: *" in answer
 
@@ -186,7 +186,7 @@ async def test_pings_are_not_logged_above_debug(house: Any) -> None:
 async def test_a_body_that_does_not_arrive(house: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake, "BODY_SECONDS", 0.05)
     reader, writer = await asyncio.open_connection("127.0.0.1", house.port)
-    writer.write(b"POST /ping HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{")
+    writer.write(b"POST /ping HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{")
     head = await reader.readuntil(b"\r\n\r\n")
     body = await reader.readuntil(b"}")
     assert head.startswith(b"HTTP/1.1 200")
@@ -204,7 +204,7 @@ async def test_a_body_that_does_not_arrive(house: Any, monkeypatch: pytest.Monke
     ],
 )
 async def test_bodies_that_cannot_be_decoded(house: Any, tail: bytes) -> None:
-    answer = await raw(house, b"POST /ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + tail)
+    answer = await raw(house, b"POST /ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" + tail)
     assert answer.startswith((b"HTTP/1.1 200", b"HTTP/1.0 400"))
     assert b"Traceback" not in answer
 
@@ -212,7 +212,7 @@ async def test_bodies_that_cannot_be_decoded(house: Any, tail: bytes) -> None:
 async def test_a_client_that_hangs_up_half_way(house: Any) -> None:
     with capture_logs() as logs:
         _, writer = await asyncio.open_connection("127.0.0.1", house.port)
-        writer.write(b"POST /ping HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{")
+        writer.write(b"POST /ping HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{")
         await writer.drain()
         writer.transport.abort()
         await house.get("/health")

@@ -15,7 +15,7 @@ from supervisor.http.owned import OwnedTasks
 async def send_start(house: Any, name: str = "lobby") -> asyncio.StreamWriter:
     _, writer = await asyncio.open_connection("127.0.0.1", house.port)
     body = json.dumps({"channel_name": name, "graph_name": "greeter"}).encode()
-    writer.write(b"POST /start HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+    writer.write(b"POST /start HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
     await house.table.waiting.wait()
     return writer
 

@@ -153,6 +153,88 @@ async def test_refused_uploads_leave_nothing(house: Any, fields: Any, status: in
     assert house.table.commands == []
 
 
+async def test_all_uploads_of_a_channel_are_bounded(build: Any) -> None:
+    house = await build(upload_total_bytes=100_000)
+    channel = await house.start()
+    await house.start("other")
+
+    async def code(name: str, size: int, file_first: bool = False) -> str:
+        fields = [("channel_name", name), ("file", ("a", b"x" * size))]
+        answer = await send(house, *(reversed(fields) if file_first else fields))
+        if answer.code == "10006":
+            assert "100000" in answer.body["detail"]
+        return str(answer.code)
+
+    assert [await code("lobby", 40_000), await code("lobby", 50_001)] == ["0", "0"]
+    for path in (channel.folder / "uploads").iterdir():
+        path.unlink()  # by the worker: the bound is for its life
+    for file_first in (False, True):
+        assert [await code("lobby", size, file_first) for size in (10_000, 0)] == ["10006", "0"]
+        assert await code("other", 40_000, file_first) == "0"
+    assert await code("lobby", 0) == "10006"  # even an empty file takes a block
+    assert await code("other", 100_001) == "10006"  # more than may arrive at one time
+    assert await code("other", 20_000) == "0"
+    await house.post("/stop", {"channel_name": "lobby"})
+    await house.start()
+    assert await code("lobby", 100_000) == "0"
+
+
+@pytest.mark.parametrize("fault", [Refusal(Cause.COMMAND_UNDELIVERED), RuntimeError("bug")])
+async def test_what_was_not_kept_does_not_count(build: Any, fault: Exception) -> None:
+    house = await build(upload_total_bytes=100_000)
+    await house.start()
+    upload = (("channel_name", "lobby"), ("file", ("a", b"x" * 60_000)))
+    for _ in range(3):
+        house.table.fault = fault
+        assert (await send(house, *upload)).code in ("10104", "10000")
+        assert (await send(house, ("file", ("a", b"x" * 60_000)))).code == "10004"
+    assert (await send(house, *upload)).code == "0"
+    assert (await send(house, *upload)).code == "10006"
+
+
+async def test_uploads_that_arrive_together_are_bounded(build: Any) -> None:
+    house = await build(upload_total_bytes=100_000)
+    await house.start()
+    headers = {"Content-Type": "multipart/form-data; boundary=B"}
+    arrived, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly() -> Any:
+        yield b'--B\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + b"x" * 80_000
+        arrived.set()
+        await go_on.wait()
+        yield b'\r\n--B\r\nContent-Disposition: form-data; name="channel_name"\r\n\r\nlobby\r\n--B--\r\n'
+
+    first = asyncio.create_task(house.post("/vector/document/upload", slowly(), headers=headers))
+    await arrived.wait()
+    async with asyncio.timeout(10):
+        while (await send(house, ("channel_name", "lobby"), ("file", ("b", b"x" * 60_000)))).code == "0":
+            house.table.channels.clear()  # the first one was not there yet
+            await house.start()
+    go_on.set()
+    assert (await first).code == "0"
+
+
+@pytest.mark.parametrize("constant", ["IDLE_SECONDS", "FORM_SECONDS"])
+async def test_forms_that_do_not_arrive(house: Any, monkeypatch: pytest.MonkeyPatch, constant: str) -> None:
+    monkeypatch.setattr(uploads, constant, 0.1)
+    await house.start()
+    ended = asyncio.Event()
+
+    async def slowly() -> Any:
+        yield b'--B\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+        while not ended.is_set():
+            yield b"x" * 100 if constant == "FORM_SECONDS" else b""
+            await asyncio.sleep(0.01)
+
+    headers = {"Content-Type": "multipart/form-data; boundary=B"}
+    answer = await house.post("/vector/document/upload", slowly(), headers=headers)
+    ended.set()
+    assert (answer.status, answer.code) == (200, "10000")
+    assert "0.1 s" in answer.body["detail"]
+    assert ("nothing" in answer.body["detail"]) == (constant == "IDLE_SECONDS")
+    assert files(house) == []
+
+
 async def test_a_file_of_just_the_limit(house: Any) -> None:
     await house.start()
     assert (await send(house, ("channel_name", "lobby"), ("file", ("a", b"x" * LIMIT)))).code == "0"
@@ -251,7 +333,9 @@ async def test_what_cannot_be_stored(house: Any) -> None:
 async def test_a_client_that_hangs_up_during_an_upload_leaves_nothing(house: Any) -> None:
     await house.start()
     _, writer = await asyncio.open_connection("127.0.0.1", house.port)
-    head = b"POST /vector/document/upload HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=B\r\n"
+    head = (
+        b"POST /vector/document/upload HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=B\r\n"
+    )
     part = b'--B\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
     writer.write(head + b"Content-Length: 200000\r\n\r\n" + part + b"x" * 100_000)
     await writer.drain()

@@ -1,14 +1,24 @@
 """The supervisor's end of the pipes, with real FIFOs."""
 
 import asyncio
+import itertools
 import os
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from supervisor.processes.link import ACK_FRAMES, OUTBOX_BYTES, Link, LinkFullError
+from supervisor.processes.link import (
+    ACK_FRAMES,
+    LARGEST_PIPE,
+    OUTBOX_BYTES,
+    RATE_BYTES,
+    WINDOW_BYTES,
+    Link,
+    LinkFullError,
+)
 from worker.frames import MAX_FRAME, Bad, FrameError, Splitter, encode
 
 PATIENCE = 10
@@ -149,6 +159,97 @@ async def test_last_words_are_taken_and_a_closed_link_is_closed(far: Far) -> Non
     far.link.drain()
     with pytest.raises(OSError, match="Bad file descriptor"):
         far.link.send({"t": "stop"})
+
+
+async def test_of_a_pipe_somebody_writes_on_no_more_is_taken_than_it_can_hold(far: Far) -> None:
+    far.answer_resume()
+
+    def write_on(frame: dict[str, Any]) -> None:
+        far.frames.append(frame)
+        far.write(encode({"t": "state", "n": frame["n"] + 1, "text": "y" * 10_000}))
+
+    far.link._on_frame = write_on  # type: ignore[assignment]
+    far.write(encode({"t": "state", "n": 1}))
+    far.link.drain()  # each frame that is taken is followed by another one
+    assert LARGEST_PIPE <= len(far.frames) * 10_000 <= LARGEST_PIPE + 64 * 1024
+
+
+async def flooded(folder: Path, pieces: Iterator[bytes]) -> tuple[int, float]:
+    """What a link takes of a flood, until all of it is written: how many bytes, in how many seconds."""
+    for name in ("up", "down"):
+        os.mkfifo(folder / name, 0o600)
+    link = Link(lambda _: None, lambda _: None)
+    link.open(folder)
+    fd = os.open(folder / "up", os.O_WRONLY)
+
+    def write() -> int:
+        size = 0
+        for piece in pieces:
+            view = memoryview(piece)
+            size += len(view)
+            while view:
+                view = view[os.write(fd, view) :]
+        return size
+
+    began = time.monotonic()
+    try:
+        async with asyncio.timeout(PATIENCE):
+            size = await asyncio.to_thread(write)
+    finally:
+        os.close(fd)
+        link.close()
+    return size, time.monotonic() - began
+
+
+RESET = b'\n{"t":"reset","v":1,"epoch":1,"last":0}\n'
+
+
+async def test_a_flood_is_read_no_faster_than_its_rate(tmp_path: Path) -> None:
+    frames = (b'{"t":"state","n":%d,"text":"%s"}\n' % (number, b"x" * 100_000) for number in range(1, 200))
+    size, seconds = await flooded(tmp_path, itertools.chain([RESET], frames))
+    assert size > 8 * WINDOW_BYTES
+    assert seconds > 0.8 * (size - WINDOW_BYTES) / RATE_BYTES - 0.1
+
+
+async def test_many_short_lines_cost_as_much_as_few_long_ones(tmp_path: Path) -> None:
+    """Also those that are skipped."""
+    pieces = [b'{"t":"reset"}\n' * 1000] * 50
+    size, seconds = await flooded(tmp_path, iter(pieces))
+    assert size < WINDOW_BYTES
+    assert seconds > 0.4
+
+
+async def test_a_burst_is_taken_at_once(far: Far) -> None:
+    """What a worker says in turns does not come near the bound: no pause in it."""
+    far.answer_resume()
+    number = 0
+    for _ in range(20):
+        frames = [encode({"t": "state", "n": (number := number + 1), "text": "y" * 1000}) for _ in range(50)]
+        far.write(b"".join(frames))
+        await far.takes(number)
+        assert far.link._pause is None
+
+
+async def test_a_link_in_a_pause_can_be_drained_and_closed(far: Far) -> None:
+    far.answer_resume()
+    far.link._window_end = time.monotonic() + PATIENCE
+    far.link._window_left = 1
+    far.write(encode({"t": "state", "n": 1}))
+    await far.takes(1)
+    assert far.link._pause is not None
+    far.write(encode({"t": "state", "n": 2}))
+    far.link.drain()
+    assert len(far.frames) == 2
+
+
+async def test_a_link_does_not_follow_what_is_put_in_its_place(tmp_path: Path) -> None:
+    for name in ("elsewhere", "down"):
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "up").symlink_to("elsewhere")
+    link = Link(lambda _: None, lambda _: None)
+    with pytest.raises(OSError, match="symbolic links"):
+        link.open(tmp_path)
+    link.close()
 
 
 async def test_a_handler_may_close_the_link(far: Far) -> None:

@@ -1,15 +1,28 @@
 """Workers' output: whole lines, bounded files, readers that stop reading."""
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from supervisor.processes.logs import MAX_LINE, FileTarget, LogSink, LogWriter, StdoutTarget, prune
+from supervisor.processes.logs import (
+    BURST,
+    LARGEST_PIPE,
+    MAX_LINE,
+    MOST_SAID,
+    FileTarget,
+    LogSink,
+    LogWriter,
+    StdoutTarget,
+    Throttled,
+    prune,
+)
 
 PATIENCE = 20
 
@@ -89,6 +102,45 @@ async def test_fifos_that_are_not_there_leave_nothing_open(tmp_path: Path, write
         LogSink(tmp_path, ("out", "err"), Kept(), writer, 1)
 
 
+async def test_of_a_pipe_somebody_writes_on_no_more_is_taken_than_it_can_hold(
+    tmp_path: Path, writer: LogWriter
+) -> None:
+    os.mkfifo(tmp_path / "out")
+    target = Kept()
+    sink = LogSink(tmp_path, ("out",), target, writer, 1 << 30)
+    fd = os.open(tmp_path / "out", os.O_WRONLY | os.O_NONBLOCK)
+    take = sink._take
+
+    def write_on(number: int) -> int:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(fd, b"x" * 999 + b"\n")
+        return take(number)
+
+    sink._take = write_on  # type: ignore[method-assign]
+    sink.close()
+    os.close(fd)
+    assert await asyncio.to_thread(target.closed.wait, PATIENCE)
+    assert LARGEST_PIPE <= len(target.data) <= LARGEST_PIPE + 2 * 64 * 1024
+
+
+async def test_a_sink_does_not_follow_what_is_put_in_its_place(tmp_path: Path, writer: LogWriter) -> None:
+    (tmp_path / "out").symlink_to("/dev/zero")
+    with pytest.raises(OSError, match="symbolic links"):
+        LogSink(tmp_path, ("out",), Kept(), writer, 1)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link"])
+def test_what_is_planted_in_a_logs_place_is_neither_waited_for_nor_followed(tmp_path: Path, kind: str) -> None:
+    path, victim = tmp_path / "app.log", tmp_path / "victim"
+    victim.write_text("precious")
+    os.mkfifo(path) if kind == "fifo" else path.symlink_to(victim)
+    target = FileTarget(path, 100)
+    with pytest.raises(OSError, match=r"No such device|symbolic links"):
+        target.write(b"line\n")
+    assert victim.read_text() == "precious"
+
+
 def test_a_file_is_rotated_and_one_predecessor_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "app.log"
     target = FileTarget(path, 100)
@@ -119,10 +171,10 @@ async def test_a_disk_that_fails_is_told_and_does_not_stop_the_others(tmp_path: 
 def test_our_own_output_has_each_line_behind_its_channel() -> None:
     reader, out = os.pipe()
     try:
-        target = StdoutTarget("a\nb\ud800", out)
+        target = StdoutTarget("a\nb\ud800\x1b[2J\x7f\x9b日", out)
         target.write(b"one\ntw\ro\n")
         target.close()
-        prefix = b"[a\\nb\\ud800] "
+        prefix = b"[a\\nb\\ud800\\x1b[2J\\x7f\\x9b" + "日] ".encode()
         assert os.read(reader, 65536) == prefix + b"one\n" + prefix + b"tw\ro\n"
     finally:
         os.close(reader)
@@ -176,3 +228,57 @@ def test_old_logs_go_first(tmp_path: Path, total: int, days: float, kept: str) -
     assert "".join(sorted(path.name[4] for path in tmp_path.glob("app-*"))) == kept
     assert removed == 4 - len(kept)
     assert (tmp_path / "other.log").exists()
+
+
+# ---------------------------------------------------------------------- what a worker makes us log
+
+
+class Told:
+    """A logger in memory, and a clock."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.events: list[dict[str, Any]] = []
+        self.throttled = Throttled(self, lambda: self.now)
+
+    def warning(self, event: str, **fields: Any) -> None:
+        self.events.append(fields)
+
+
+def test_a_few_at_once_then_one_a_second() -> None:
+    told = Told()
+    for number in range(1000):
+        told.throttled.warning("event", number=number)
+    assert told.events == [{"number": number} for number in range(BURST)]
+    told.now += 0.9
+    told.throttled.warning("event", number="early")
+    told.now += 0.2
+    told.throttled.warning("event", number="in time")
+    told.throttled.warning("event", number="again")
+    assert told.events[BURST:] == [{"number": "in time", "suppressed": 1000 - BURST + 1}]
+    told.now += 1000
+    for number in range(1000):
+        told.throttled.warning("event", number=number)
+    assert told.events[BURST + 1 :] == [{"number": 0, "suppressed": 1}, *({"number": n} for n in range(1, BURST))]
+
+
+def nested(levels: int) -> Any:
+    return [nested(levels - 1)] if levels else 1
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("short", "short"),
+        (None, None),
+        (3, 3),
+        ([{"name": "a"}], [{"name": "a"}]),
+        ("x" * 10_000, "x" * MOST_SAID + "..."),
+        (["x" * 10_000], '["' + "x" * (MOST_SAID - 2) + "..."),
+        (nested(500), "too deep to be shown"),
+    ],
+)
+def test_what_it_says_is_cut(value: Any, shown: Any) -> None:
+    told = Told()
+    told.throttled.warning("event", value=value)
+    assert told.events == [{"value": shown}]

@@ -1,0 +1,46 @@
+"""Writes to readers that may be slow, or take nothing at all: bounded in time, and cut short by the shutdown."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Final
+
+from aiohttp import web
+
+STALL_SECONDS: Final = 60.0
+LAST_SECONDS: Final = 0.2  # for what is on its way when the server shuts down
+
+
+class Streams:
+    """The responses that are streamed; `closing` is set when they shall end."""
+
+    def __init__(self) -> None:
+        self.closing = asyncio.Event()
+        self._limits: set[asyncio.Timeout] = set()
+
+    async def finish(self, request: web.Request, write: Awaitable[None]) -> None:
+        """Await `write`, a part of the answer to `request`.
+
+        A reader that takes nothing for STALL_SECONDS counts as gone: what waits for it is thrown away.
+        Raises ConnectionAbortedError.
+        """
+        transport = request.transport
+        seconds = LAST_SECONDS if self.closing.is_set() else STALL_SECONDS
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                self._limits.add(limit)
+                await write
+        except TimeoutError as error:
+            if transport is not None:
+                transport.abort()  # a mere close would keep the connection until its buffer has been read
+            raise ConnectionAbortedError(f"the reader took nothing for {seconds:g} s") from error
+        finally:
+            self._limits.discard(limit)
+
+    def close(self) -> None:
+        """Let all of them end; those whose readers take nothing get LAST_SECONDS."""
+        self.closing.set()
+        last = asyncio.get_running_loop().time() + LAST_SECONDS
+        for limit in self._limits:
+            if not limit.expired():
+                limit.reschedule(last)
