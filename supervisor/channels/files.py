@@ -1,7 +1,10 @@
 """What a channel has on the disk: its folder, its log and, for a foreign worker, its property file."""
 
 import asyncio
+import contextlib
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +51,7 @@ class ChannelFiles:
     async def remove(self) -> None:
         """Remove all but the log. Raises OSError."""
         if not self._remove_own():
-            await asyncio.to_thread(self._remove_all)  # the worker left files of its own, perhaps many
+            await _in_daemon(self._remove_all)  # the worker left files of its own, perhaps many
 
     def _remove_own(self) -> bool:
         try:
@@ -62,3 +65,26 @@ class ChannelFiles:
             remove(self.property_file)
         finally:
             self._bundle.remove()
+
+
+async def _in_daemon(function: Callable[[], None]) -> None:
+    """Run a function in a thread that does not hold up the end of the server, as one of a pool would."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[OSError | None] = loop.create_future()
+
+    def answer(error: OSError | None) -> None:
+        if not done.done():
+            done.set_result(error)
+
+    def run() -> None:
+        error: OSError | None = None
+        try:
+            function()
+        except OSError as raised:
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile: nobody waits
+            loop.call_soon_threadsafe(answer, error)
+
+    threading.Thread(target=run, name="channel files", daemon=True).start()
+    if (error := await done) is not None:
+        raise error

@@ -12,7 +12,7 @@ from typing import Final, Self
 CHUNK: Final = 64 * 1024
 GAP: Final = b"[agentd] lines are missing here: the log was rotated faster than it was read\n"
 
-_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
 
 
 class LogReader:

@@ -1,8 +1,11 @@
 """The receiving half of the pipe protocol: bytes in, frames out, each once and in order. Pure."""
 
 from collections.abc import Iterator
+from typing import Final
 
 from worker.frames import Bad, Frame, Splitter, Up
+
+MAX_SHOWN: Final = 64
 
 
 class Receiver:
@@ -36,7 +39,7 @@ class Receiver:
                 continue
             number = frame.get("n")
             if not isinstance(number, int) or isinstance(number, bool):
-                yield Bad(0, f"a {frame['t']!r} frame without a number")
+                yield Bad(0, f"a {frame['t'][:MAX_SHOWN]!r} frame without a number")
                 continue
             if number <= self.last:
                 continue
