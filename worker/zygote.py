@@ -121,13 +121,15 @@ class Zygote:
             self._wait(theirs)
         theirs.close()
         self._spare = Spare(pid, _start_time(pid), ours)
-        self._channel.send(pack({"spare": pid}))
+        self._channel.send(pack({"spare": pid, "start_time": self._spare.start_time}))
 
     def _wait(self, channel: socket.socket) -> NoReturn:
         """In the spare: rehearse, then become what is asked for; end when the zygote ends first."""
         try:
             self._channel.close()
             worker_main.rehearse()
+            gc.collect()  # what the rehearsal left; else it would be looked at while somebody waits
+            gc.freeze()
             data, fds, _, _ = socket.recv_fds(channel, MAX_MESSAGE, 2)
             if data:
                 self._become(unpack(data), fds[0])

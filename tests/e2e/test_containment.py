@@ -63,7 +63,7 @@ async def test_a_property_file_is_private_holds_no_secret_of_ours_and_goes(agent
     await agentd.start(graphs=[graph], SECRET_KEY=SECRET)
     await agentd.begin("c", "foreign", properties={"n": {"x": 2, "given": "${env:HOME}"}})
     [path] = (agentd.state_dir / "logs").glob("property-*")
-    assert re.fullmatch(r"property-c-\d{8}_\d{6}_[0-9a-f]+-\d+\.json", path.name)
+    assert re.fullmatch(r"property-c-\d{8}_\d{6}_[0-9a-f]+-[0-9a-f]+-\d+\.json", path.name)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     text = path.read_text()
     assert SECRET not in text
@@ -112,7 +112,9 @@ async def test_two_hundred_rounds_leave_nothing(agentd: Agentd, containment: str
 
     async def files() -> list[str]:
         async with asyncio.timeout(10):
-            while any((agentd.state_dir / "tmp").iterdir()):  # a spare that is being made has files there for a moment
+            while any(
+                (agentd.state_dir / "zygote-tmp").iterdir()
+            ):  # a spare that is being made has files there for a moment
                 await asyncio.sleep(0)
         return sorted(str(path) for path in agentd.state_dir.rglob("*"))
 

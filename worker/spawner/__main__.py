@@ -2,27 +2,68 @@
 
 import argparse
 import asyncio
+import contextlib
 import fcntl
 import os
 import shutil
+import stat
 import sys
 from pathlib import Path
+from typing import Final
 
 from worker.spawn import CHANNEL_VARIABLE, SOCKET_NAME, instance_of
-from worker.spawner.linux import PR_SET_CHILD_SUBREAPER, prctl
-from worker.spawner.server import Spawner, listen
+from worker.spawner.linux import PR_SET_CHILD_SUBREAPER, PR_SET_DUMPABLE, prctl
+from worker.spawner.peer import listen
+from worker.spawner.server import Spawner
 
-MARK_WIDTH = 64
-TEMPORARY_NAME = "tmp"
+MARK_WIDTH: Final = 64
+TEMPORARY_NAME: Final = "zygote-tmp"
+LOG_CHECK_SECONDS: Final = 5.0
+MOST_LOG_BYTES: Final = 1024 * 1024
+KEPT_LOG_BYTES: Final = 64 * 1024
+
+
+def temporary_folder(state_dir: Path) -> Path | None:
+    """The folder for the zygotes' temporary files, empty; None where something else has its place."""
+    folder = state_dir / TEMPORARY_NAME
+    with contextlib.suppress(OSError):
+        if stat.S_ISDIR(folder.lstat().st_mode):
+            folder.chmod(0o700)
+            shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if not folder.is_symlink() and os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            return folder
+    return None
+
+
+def shorten(fd: int) -> None:
+    """Cut a log file that has grown too long down to its last lines, in place: all who write to it share its offset."""
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or status.st_size <= MOST_LOG_BYTES:
+        return
+    with open(f"/proc/self/fd/{fd}", "rb") as file:
+        file.seek(-KEPT_LOG_BYTES, os.SEEK_END)
+        _, _, kept = file.read().partition(b"\n")
+    os.ftruncate(fd, 0)
+    os.lseek(fd, 0, os.SEEK_SET)
+    os.write(fd, kept)
+
+
+def _watch_log(loop: asyncio.AbstractEventLoop) -> None:
+    loop.call_later(LOG_CHECK_SECONDS, _watch_log, loop)
+    with contextlib.suppress(OSError):  # there is none, or no descriptor is free to read it with
+        shorten(2)
 
 
 async def _run(arguments: argparse.Namespace, state_dir: Path) -> None:
     listener = listen(state_dir, SOCKET_NAME)
     # A zygote that is killed cannot remove its temporary files: they lie where we, or our successor, can.
-    temporary = state_dir / TEMPORARY_NAME
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(mode=0o700)
-    environment = {**os.environ, CHANNEL_VARIABLE: " " * MARK_WIDTH, "TMPDIR": str(temporary.resolve())}
+    temporary = temporary_folder(state_dir)
+    environment = {**os.environ, CHANNEL_VARIABLE: " " * MARK_WIDTH}
+    if temporary is not None:
+        environment["TMPDIR"] = str(temporary.resolve())
+    _watch_log(asyncio.get_running_loop())
 
     def ready() -> None:
         if arguments.ready_fd >= 0:
@@ -40,11 +81,14 @@ async def _run(arguments: argparse.Namespace, state_dir: Path) -> None:
     finally:
         (state_dir / SOCKET_NAME).unlink(missing_ok=True)
         listener.close()
-        shutil.rmtree(temporary, ignore_errors=True)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def main() -> int:
     """Serve; exit status 0 after a shutdown, 75 when another spawner holds this state folder."""
+    # A worker of the same user must not read our environment or memory. An exec, of a zygote too, resets it.
+    prctl(PR_SET_DUMPABLE, 0)
     parser = argparse.ArgumentParser(prog="python -m worker.spawner", description=__doc__)
     parser.add_argument("--state-dir", type=Path, required=True)
     parser.add_argument("--containment", choices=("auto", "cgroup", "sweep"), default="auto")

@@ -2,43 +2,72 @@
 
 import os
 import signal
-from typing import NoReturn
+from contextlib import ExitStack
+from typing import NamedTuple, NoReturn
 
 from worker.spawn import SpawnRequest
+from worker.spawner.identity import read_stat
 from worker.spawner.leaves import Leaf
 from worker.spawner.linux import CloneUnavailableError, clone
 from worker.spawner.setup import become_worker
 
 
-def fork(request: SpawnRequest, leaf: Leaf, *, limit_memory: bool) -> tuple[int, int]:
-    """Start the command; its pid and a pipe that carries an error text, or just ends once exec has succeeded.
+class Birth(NamedTuple):
+    """A foreign worker that was forked: its pid, pidfd and start time.
 
-    Raises OSError when the fork fails.
+    `errors` is a pipe that carries an error text, or just ends once exec has succeeded.
     """
-    reader, writer = os.pipe()
-    parent = os.getpid()
-    cgroup = leaf.fd()
-    # A SIGTERM that reached the child before it is itself would be taken by our handlers, and wake up our event loop.
+
+    pid: int
+    pidfd: int
+    start_time: int
+    errors: int
+
+
+def fork(request: SpawnRequest, leaf: Leaf, *, limit_memory: bool) -> Birth:
+    """Start the command; the caller closes both descriptors. Raises OSError, and nothing is left then."""
+    with ExitStack() as cleanup, ExitStack() as ours:
+        reader, writer = os.pipe()
+        cleanup.callback(os.close, reader)
+        ours.callback(os.close, writer)
+        cgroup = leaf.fd()
+        if cgroup >= 0:
+            ours.callback(os.close, cgroup)
+        parent = os.getpid()
+        pid = _fork(cgroup)
+        if pid == 0:
+            _exec(request, leaf, parent, writer, limit_memory=limit_memory)
+        cleanup.callback(_undo, pid)
+        pidfd = os.pidfd_open(pid)
+        cleanup.callback(os.close, pidfd)
+        stat = read_stat(pid)
+        os.set_blocking(reader, False)
+        cleanup.pop_all()
+        return Birth(pid, pidfd, 0 if stat is None else stat.start_time, reader)
+
+
+def _fork(cgroup: int) -> int:
+    """The pid of the child; 0 in the child, with every signal blocked.
+
+    A SIGTERM that reached it before it is itself would be taken by our handlers, and wake up our event loop.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    pid = -1
     try:
         try:
             pid = clone(cgroup)
         except CloneUnavailableError:
             pid = os.fork()
-    except OSError:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        os.close(reader)
-        os.close(writer)
-        raise
     finally:
-        if cgroup >= 0 and os.getpid() == parent:
-            os.close(cgroup)
-    if pid == 0:
-        _exec(request, leaf, parent, writer, limit_memory=limit_memory)
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    os.close(writer)
-    os.set_blocking(reader, False)
-    return pid, reader
+        if pid != 0:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return pid
+
+
+def _undo(pid: int) -> None:
+    """End a child for which there was no descriptor: it is ours and not reaped, so the number is still its own."""
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
 
 
 def _exec(request: SpawnRequest, leaf: Leaf, parent: int, writer: int, *, limit_memory: bool) -> NoReturn:

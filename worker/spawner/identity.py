@@ -12,8 +12,11 @@ _FLOCK: Final = struct.Struct("@hhqqi4x")
 
 
 def boot_id() -> str:
-    """Which boot of the kernel this is: a start time means nothing without it."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    """Which boot of the kernel this is: a start time means nothing without it. Empty where the kernel hides it."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,10 @@ def read_stat(pid: int) -> Stat | None:
 
 
 def lock_holder(path: Path) -> int | None:
-    """The process that holds the write lock on a worker's lock file, by the kernel's word; None when nobody does."""
+    """The process that holds the write lock on a worker's lock file, by the kernel's word; None when nobody does.
+
+    What a re-adoption checks: that the process of a record is still the worker of that very folder.
+    """
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -61,7 +67,7 @@ def signal_pidfd(pidfd: int, number: int) -> bool:
 
 
 def open_if(pid: int, start_time: int) -> int | None:
-    """A pidfd of the process that bears this number and began at this time; None when it is gone.
+    """A pidfd of the process that bears this number and began at this time; None when it is gone. Raises OSError.
 
     The order matters: once the pidfd is open the number cannot be given to anybody else behind our back, so a start
     time read afterwards is that of the process the pidfd means.
@@ -70,7 +76,11 @@ def open_if(pid: int, start_time: int) -> int | None:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
         return None
-    stat = read_stat(pid)
+    try:
+        stat = read_stat(pid)
+    except OSError:
+        os.close(pidfd)
+        raise
     if stat is None or stat.start_time != start_time:
         os.close(pidfd)
         return None

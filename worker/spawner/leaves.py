@@ -49,8 +49,9 @@ def kill_folder(folder: Path) -> None:
     """SIGKILL for every process in a cgroup and below it."""
     try:
         (folder / "cgroup.kill").write_text("1")
-    except FileNotFoundError:
-        # Before Linux 5.14 there is no cgroup.kill, or the folder has gone with its last member: kill by pidfd.
+    except OSError:
+        # Before Linux 5.14 there is no cgroup.kill, or the folder has gone with its last member, or a worker of our own
+        # user has taken away our permission: kill by pidfd.
         sweep.kill_members(lambda: cgroup.members(folder))
 
 
@@ -161,7 +162,7 @@ class SweepLeaf(_Limited):
 
     def members(self) -> list[int]:
         """See `Leaf`."""
-        return sweep.members(self._channel, self._pid, self._known) if self._pid else []
+        return sweep.members(self._channel, self._pid, self._known)
 
     def kill(self) -> None:
         """See `Leaf`."""

@@ -6,19 +6,21 @@ import os
 import signal
 import socket
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any, Final
 
-from worker.spawn import MAX_MESSAGE, VERSION, SpawnRequest, pack, unpack
+from worker.spawn import VERSION, Receipt, SpawnRequest
 from worker.spawner import cgroup, foreign, sweep
 from worker.spawner.containment import Containment
-from worker.spawner.identity import boot_id, read_stat
+from worker.spawner.identity import boot_id, open_if, read_stat
 from worker.spawner.leaves import Leaf
-from worker.spawner.tree import RECHECK_SECONDS, Tree
+from worker.spawner.peer import FAULTS, Peer
+from worker.spawner.tree import Tree
 from worker.spawner.zygotes import Fork, Zygotes
 
 SWEPT_SECONDS: Final = 5.0
 END_SECONDS: Final = 8.0
+NEWBORN_SECONDS: Final = 0.2  # what a newborn needs to become a worker, many times over
 
 
 def status_of(result: os.waitid_result) -> int:
@@ -39,13 +41,12 @@ class Spawner:
         environment: dict[str, str],
     ) -> None:
         """`listener` is bound and listening; `environment` is what zygotes get; `orphan_grace` in seconds."""
-        self._listener = listener
         self._loop = asyncio.get_running_loop()
         self._trees: dict[str, Tree] = {}
         self._by_pid: dict[int, Tree] = {}
         self._births: dict[str, int] = {}  # foreign workers between fork and exec: the pipe that tells of it
-        self._control: socket.socket | None = None
-        self._outbox: list[bytes] = []
+        self._peer = Peer(listener, self._loop, self._request, self._orphaned)
+        self._tell = self._peer.tell
         self._orphan_grace = orphan_grace
         self._orphan_timer: asyncio.TimerHandle | None = None
         self._ending = asyncio.Event()
@@ -71,12 +72,11 @@ class Spawner:
         self._loop.add_reader(self._containment.watch.fileno(), self._containment.watch.dispatch)
         await self._clear_leftovers()
         self._zygotes.warm(())
-        self._listener.setblocking(False)
-        self._loop.add_reader(self._listener, self._accept)
+        self._peer.open()
         self._orphaned()
         ready()
         await self._ending.wait()
-        self._loop.remove_reader(self._listener)
+        self._peer.stop_listening()
         await self._end()
 
     async def _clear_leftovers(self) -> None:
@@ -99,99 +99,32 @@ class Spawner:
 
     async def _end(self) -> None:
         """Kill every tree and zygote, answer the endings, close."""
+        self._zygotes.close()  # first, so that no start can hang on one
         for tree in list(self._trees.values()):
-            tree.kill()
+            self._loop.call_soon(self._kill_tree, tree)
         await self._until(lambda: all(tree.receipt is not None for tree in self._trees.values()), END_SECONDS)
-        self._zygotes.close()
         await self._until(lambda: not self._zygotes.pids(), END_SECONDS)
-        await self._until(lambda: not self._kill_strays(), END_SECONDS)
+        await self._until(lambda: not self._end_strays(), END_SECONDS)
         await self._until(lambda: not sweep.children(os.getpid()), END_SECONDS)  # spares end with their zygote
         self._tell({"ev": "bye"})
         if self._orphan_timer is not None:
             self._orphan_timer.cancel()
-        if self._control is not None:
-            self._loop.remove_reader(self._control)
-            self._loop.remove_writer(self._control)
-            self._control.close()
+        self._peer.close()
         self._loop.remove_reader(self._containment.watch.fileno())
         self._containment.close()
         os.close(self._lifeline)
         os.close(self._lifeline_held)
 
-    # ------------------------------------------------------------------ control server
-
-    def _accept(self) -> None:
-        with contextlib.suppress(BlockingIOError, ConnectionError):
-            peer, _ = self._listener.accept()
-            if self._control is not None:
-                # One policy at a time: the state folder's lock keeps a second control server out before it gets here.
-                peer.send(pack({"ev": "busy"}))
-                peer.close()
-                return
-            peer.setblocking(False)
-            self._control = peer
-            self._outbox.clear()
-            self._loop.add_reader(peer, self._read)
-
-    def _read(self) -> None:
-        control = self._control
-        if control is None:
-            return
-        for _ in range(32):  # bounded, so that exits are reaped while a flood of requests comes in
-            try:
-                data, fds, _, _ = socket.recv_fds(control, MAX_MESSAGE, 4)
-            except BlockingIOError:
-                return
-            except ConnectionError:
-                data, fds = b"", []
-            if not data:
-                self._lost()
-                return
-            try:
-                message = unpack(data)
-                self._requests[message["op"]](message, fds)
-            except (KeyError, TypeError, ValueError) as error:
-                for fd in fds:
-                    os.close(fd)
-                self._tell({"ev": "refused", "error": f"{type(error).__name__}: {error}"})
-
-    def _lost(self) -> None:
-        if self._control is not None:
-            self._loop.remove_reader(self._control)
-            self._loop.remove_writer(self._control)
-            self._control.close()
-            self._control = None
-            self._outbox.clear()
-        self._orphaned()
-
     def _orphaned(self) -> None:
         if self._orphan_timer is None:
             self._orphan_timer = self._loop.call_later(self._orphan_grace, self._ending.set)
 
-    def _tell(self, message: dict[str, Any]) -> None:
-        if self._control is None:
-            return  # endings are kept in their trees, all else is only news
-        self._outbox.append(pack(message))
-        if len(self._outbox) == 1:
-            self._flush()
-
-    def _flush(self) -> None:
-        control = self._control
-        if control is None:
-            return
-        while self._outbox:
-            try:
-                control.send(self._outbox[0])
-            except BlockingIOError:
-                self._loop.add_writer(control, self._flush)
-                return
-            except ConnectionError:
-                self._outbox.clear()
-                return  # the reader sees the end and calls _lost
-            del self._outbox[0]
-        self._loop.remove_writer(control)
-
     # ------------------------------------------------------------------ requests
+
+    def _request(self, message: dict[str, Any], fds: list[int], lost: bool) -> None:
+        if lost:
+            message = {**message, "lost": True}
+        self._requests[message["op"]](message, fds)
 
     def _hello(self, message: dict[str, Any], _fds: list[int]) -> None:
         self._orphan_grace = float(message.get("orphan_grace", self._orphan_grace))
@@ -216,73 +149,105 @@ class Spawner:
         self._zygotes.tell_ready()
 
     def _spawn(self, message: dict[str, Any], fds: list[int]) -> None:
-        request = SpawnRequest.from_message(message)
-        if request.id in self._trees:
-            raise ValueError(f"channel id {request.id} is in use")
-        if request.command is None and not fds:
-            raise ValueError(f"no configuration came with channel id {request.id}")
+        channel = str(message["id"])
+        if channel in self._trees:
+            raise ValueError(f"channel id {channel} is in use")
+        try:
+            if self._ending.is_set():
+                raise ValueError("the spawner is ending")
+            request = SpawnRequest.from_message({**message, "id": channel})
+            if request.command is None and not fds:
+                why = "the spawner has no descriptor free" if message.get("lost") else "none came with the request"
+                raise ValueError(f"no configuration: {why}")
+            self._start(request, fds)
+        except FAULTS as error:
+            text = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+            tree = self._trees.get(channel)
+            if tree is None:
+                self._tell({"ev": "spawn_failed", "id": channel, "error": text})
+            else:
+                self._drop(tree, text)
+
+    def _start(self, request: SpawnRequest, fds: list[int]) -> None:
         try:
             leaf = self._containment.create(request.id, request.limits)
         except OSError as error:
-            for fd in fds:
-                os.close(fd)
-            self._tell({"ev": "spawn_failed", "id": request.id, "error": f"no container: {error}"})
-            return
-        tree = self._trees[request.id] = Tree(request.id, leaf, self._tell, self._gone, self._loop)
+            raise ValueError(f"no container: {error}") from error
+        tree = Tree(request.id, leaf, self._tell, self._end_strays, self._gone, self._loop)
+        self._trees[request.id] = tree
         if request.command is None:
-            self._fork(tree, request, leaf, fds[0])
+            self._fork(tree, request, leaf, fds)
         else:
             self._exec(tree, request, leaf)
 
-    def _fork(self, tree: Tree, request: SpawnRequest, leaf: Leaf, config: int) -> None:
+    def _fork(self, tree: Tree, request: SpawnRequest, leaf: Leaf, fds: list[int]) -> None:
+        cgroup_fd = leaf.fd()
         self._zygotes.fork(
             Fork(
                 request=request,
-                config=config,
-                cgroup=leaf.fd(),
+                config=fds.pop(0),
+                cgroup=cgroup_fd,
                 procs_files=leaf.procs_files(),
                 limit_memory=not self._containment.limits_memory(),
                 began=lambda pid, start_time: self._began(tree, pid, start_time),
-                failed=lambda error: self._spawn_failed(tree, error),
+                failed=lambda error: self._drop(tree, error),
+                lost=lambda error: self._spawn_failed(tree, error),
             )
         )
 
     def _exec(self, tree: Tree, request: SpawnRequest, leaf: Leaf) -> None:
         try:
-            pid, errors = foreign.fork(request, leaf, limit_memory=not self._containment.limits_memory())
+            birth = foreign.fork(request, leaf, limit_memory=not self._containment.limits_memory())
         except OSError as error:
-            self._spawn_failed(tree, f"fork: {error.strerror}")
+            self._drop(tree, f"fork: {error.strerror}")
             return
-        tree.began(pid)
-        self._by_pid[pid] = tree
-        self._births[tree.id] = errors
-        self._loop.add_reader(errors, self._born, tree)
+        tree.began(birth.pid, birth.pidfd, birth.start_time)
+        self._by_pid[birth.pid] = tree
+        self._births[tree.id] = birth.errors
+        self._loop.add_reader(birth.errors, self._born, tree)
 
     def _born(self, tree: Tree) -> None:
         """The pipe of a foreign worker's birth: an error, or its end because exec closed it."""
         errors = self._births.pop(tree.id)
-        tree.error = os.read(errors, 4096).decode(errors="replace")
+        with contextlib.suppress(BlockingIOError):  # it has ended, but one forked meanwhile still holds the other end
+            tree.error = os.read(errors, 4096).decode(errors="replace")
         self._loop.remove_reader(errors)
         os.close(errors)
         if not tree.error:
             self._tell({"ev": "spawned", **tree.facts()})
 
     def _began(self, tree: Tree, pid: int, start_time: int) -> None:
-        stat = read_stat(pid)
-        if stat is None or stat.start_time != start_time or stat.parent != os.getpid():
+        try:
+            stat = read_stat(pid)
+            ours = stat is not None and stat.parent == os.getpid()
+            pidfd = open_if(pid, start_time) if ours else None
+        except OSError as error:
+            tree.leaf.began(pid)  # it is a child of ours, by its zygote's word: it goes with the leaf
+            self._spawn_failed(tree, f"no descriptor for the worker: {error.strerror}")
+            return
+        if pidfd is None:
             # A spare that ended unseen before it was told: whoever bears its number now is a stranger.
             self._spawn_failed(tree, "the worker ended before it was one")
             return
-        tree.began(pid)
+        tree.began(pid, pidfd, start_time)
         self._by_pid[pid] = tree
         self._tell({"ev": "spawned", **tree.facts()})
         self._reap()  # it may have ended already, its status was left for us
 
     def _spawn_failed(self, tree: Tree, error: str) -> None:
-        """There was no worker, or none we know of: what may be in the leaf goes, and the tree with it."""
-        if tree.leaf.members():
-            tree.fail(error)  # comes back here once they are gone
-            return
+        """There is a process that we cannot name, or was one: what is in the leaf goes, and the tree with it."""
+        try:
+            left = bool(tree.leaf.members())
+        except OSError:
+            left = True  # no descriptor to look with: the kill looks again
+        if left:
+            tree.fail(error)  # `_gone` is called once they are
+        else:
+            self._drop(tree, error)
+
+    def _drop(self, tree: Tree, error: str) -> None:
+        """There is no process of this tree."""
+        self._changed.set()
         tree.abandon()
         del self._trees[tree.id]
         self._containment.discard(tree.id)
@@ -290,14 +255,29 @@ class Spawner:
         self._loop.call_soon(self._reap)  # what was left alone while this fork was under way
 
     def _stop(self, message: dict[str, Any], _fds: list[int]) -> None:
+        term_after, kill_after = float(message["term_after"]), float(message["kill_after"])
         tree = self._trees.get(message["id"])
-        if tree is not None:
-            tree.stop(float(message["term_after"]), float(message["kill_after"]))
+        if tree is None:
+            self._tell_unknown(message["id"])
+        elif not self._zygotes.drop(tree.id):
+            tree.stop(term_after, kill_after)
 
     def _kill(self, message: dict[str, Any], _fds: list[int]) -> None:
         tree = self._trees.get(message["id"])
-        if tree is not None:
+        if tree is None:
+            self._tell_unknown(message["id"])
+        else:
+            self._kill_tree(tree)
+
+    def _kill_tree(self, tree: Tree) -> None:
+        if not self._zygotes.drop(tree.id):  # else there is no process yet
             tree.kill()
+
+    def _tell_unknown(self, channel: str) -> None:
+        """There is nothing of this id, so its end can be told: whoever asked waits for it."""
+        by = "sweep" if self._containment.level == "sweep" else "cgroup"
+        receipt = Receipt(processes=0, killed=0, left=0, seconds=0.0, by=by)
+        self._tell({"ev": "gone", "id": channel, "receipt": asdict(receipt)})
 
     def _forget(self, message: dict[str, Any], _fds: list[int]) -> None:
         tree = self._trees.get(message["id"])
@@ -315,14 +295,10 @@ class Spawner:
             tree.check()
 
     def _gone(self, tree: Tree) -> None:
-        if self._kill_strays():
-            # What bears no mark may be of this tree: that nothing is left is said when they have gone too.
-            self._loop.call_later(RECHECK_SECONDS, self._gone, tree)
+        if tree.error:
+            self._drop(tree, tree.error)
             return
         self._changed.set()
-        if tree.error:
-            self._spawn_failed(tree, tree.error)
-            return
         self._containment.discard(tree.id)
         self._tell(tree.gone_message())
 
@@ -334,6 +310,8 @@ class Spawner:
             if result is not None:
                 self._zygotes.died(zygote, status_of(result))
                 self._changed.set()
+                # What it forked and could not tell of belongs to no channel once it is a worker.
+                self._loop.call_later(NEWBORN_SECONDS, self._end_strays)
         while True:
             try:
                 found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -354,37 +332,21 @@ class Spawner:
                     self._born(tree)
                 tree.exited(status)
 
-    def _kill_strays(self) -> bool:
-        """In sweep containment an orphan that bears no mark of a live channel belongs to none, and goes.
+    def _strays(self) -> list[int]:
+        """What comes from a worker and is in no live channel's container, and all below it.
 
-        Whether there may be one still.
+        In sweep containment these are orphans that bear no mark, with cgroups those that were moved out of theirs.
         """
-        if self._containment.level != "sweep":
-            return False
+        orphans = sweep.orphans({*self._by_pid, *self._zygotes.pids(), *self._zygotes.spares()})
+        if not orphans:
+            return []
+        held = {pid for tree in self._trees.values() if tree.receipt is None for pid in tree.leaf.members()}
+        return [pid for pid in sweep.below(set(orphans) - held) if pid not in held]
 
-        def strays() -> list[int]:
-            known = {*self._by_pid, *self._zygotes.pids(), *self._zygotes.spares()}
-            unknown = [pid for pid in sweep.children(os.getpid()) if pid not in known and sweep.is_orphan(pid)]
-            if unknown:
-                live = (tree for tree in self._trees.values() if tree.receipt is None)
-                known.update(pid for tree in live for pid in tree.leaf.members())
-            return [pid for pid in unknown if pid not in known]
-
-        if not strays():
-            return False
-        if not self._zygotes.forking():  # else it may be a worker whose number we have not been told yet
-            sweep.kill_members(strays)
-        return True
-
-
-def listen(folder: Path, name: str) -> socket.socket:
-    """A listening socket in `folder`, bound through the folder's descriptor: a socket's path has at most 107 bytes."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        (folder / name).unlink(missing_ok=True)
-        listener.bind(f"/proc/self/fd/{fd}/{name}")
-    finally:
-        os.close(fd)
-    listener.listen(8)
-    return listener
+    def _end_strays(self) -> list[int]:
+        """Kill the strays; who they were. None may be left when a channel is said to be gone: they may be of it."""
+        strays = self._strays()
+        # Without cgroups a fork under way may be a worker whose number we have not been told yet.
+        if strays and not (self._containment.level == "sweep" and self._zygotes.forking()):
+            sweep.kill_members(self._strays)
+        return strays

@@ -1,4 +1,6 @@
-"""Containment without cgroups: the tree below a worker, and its orphans, which the kernel hands to this subreaper.
+"""The tree below a worker, and its orphans, which the kernel hands to this subreaper: who they are, and their kill.
+
+Without cgroups this is the containment; with them it finds what has left its cgroup.
 
 An orphan is one of our own children that we did not start. It belongs to the channel of its session (the worker leads
 one), or, after a setsid of its own, to the channel whose id stands in its initial environment. Only descendants of
@@ -7,7 +9,7 @@ this process are ever looked at, so the environment says *which* channel, never 
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from worker.spawn import CHANNEL_VARIABLE
@@ -43,15 +45,45 @@ def channel_of(pid: int) -> str | None:
     return next((v[len(prefix) :].decode(errors="replace").strip() for v in variables if v.startswith(prefix)), None)
 
 
-def is_orphan(pid: int) -> bool:
-    """Whether a child of ours comes from a worker: it lives, and not in our session, as a zygote's newborn does."""
-    stat = read_stat(pid)
-    return stat is not None and stat.state not in "ZX" and stat.session != os.getsid(0)
+def orphans(known: Collection[int]) -> list[int]:
+    """Our live children beyond the `known` that come from workers: in our own session is only what zygotes have made.
+
+    The children of one that is found dead are ours by then, but may not have been when the list was read: it is read
+    again until it shows no more dead ones. So when it is empty there is none, nor is one about to come to us.
+    """
+    session = os.getsid(0)
+    dead: set[int] = set()
+    while True:
+        found, died = [], len(dead)
+        for pid in children(os.getpid()):
+            if pid in known or pid in dead:
+                continue
+            stat = read_stat(pid)
+            if stat is None or stat.state in "ZX":
+                dead.add(pid)
+            elif stat.session != session:
+                found.append(pid)
+        if found or len(dead) == died:
+            return found
+
+
+def below(roots: Iterable[int]) -> dict[int, int]:
+    """The live ones among these processes and all that descends from them, with their start times."""
+    left = list(roots)
+    found: dict[int, int] = {}
+    while left:
+        pid = left.pop()
+        stat = read_stat(pid)
+        if stat is not None and stat.state not in "ZX" and pid not in found:
+            found[pid] = stat.start_time
+            left.extend(children(pid))
+    return found
 
 
 def members(channel: str, worker: int, known: dict[int, int]) -> list[int]:
     """The live processes of a channel's tree: the worker, its orphans, and all that descends from either.
 
+    `worker` is 0 while its number is not known yet; then it is told by its mark.
     `known` (start times by number) remembers them from one call to the next: an orphan that is just ending, or that
     wrote over its environment, bears no mark any more and is still of this tree.
     """
@@ -60,18 +92,12 @@ def members(channel: str, worker: int, known: dict[int, int]) -> list[int]:
         stat = read_stat(child)
         if stat is not None and (
             child == worker
-            or stat.session == worker
+            or stat.session == worker != 0
             or known.get(child) == stat.start_time
             or channel_of(child) == channel
         ):
             roots.append(child)
-    found: dict[int, int] = {}
-    while roots:
-        pid = roots.pop()
-        stat = read_stat(pid)
-        if stat is not None and stat.state not in "ZX" and pid not in found:
-            found[pid] = stat.start_time
-            roots.extend(children(pid))
+    found = below(roots)
     known.clear()
     known.update(found)
     return list(found)
@@ -106,14 +132,16 @@ def signal_members(list_members: Callable[[], list[int]], number: int) -> list[i
 
 
 def kill_members(list_members: Callable[[], list[int]]) -> None:
-    """SIGKILL for all: frozen first and looked at again until no new one appears, so that none forks away meanwhile."""
+    """SIGKILL for all: frozen first and looked at again until no new one appears, so that none forks away meanwhile.
+
+    Raises OSError when there are not descriptors enough for all at once: those that were frozen are killed.
+    """
     pidfds: dict[int, int] = {}
     try:
         for _ in range(_ROUNDS):
             if not _signal_new(list_members, signal.SIGSTOP, pidfds):
                 break
-        for pidfd in pidfds.values():
-            signal_pidfd(pidfd, signal.SIGKILL)
     finally:
         for pidfd in pidfds.values():
+            signal_pidfd(pidfd, signal.SIGKILL)
             os.close(pidfd)

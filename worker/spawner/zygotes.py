@@ -9,14 +9,17 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from worker.spawn import MAX_MESSAGE, SpawnRequest, pack, unpack
+from worker.spawner.identity import open_if, signal_pidfd
 from worker.spawner.linux import PR_SET_PDEATHSIG, prctl
 
 MOST: Final = 8
 FAST_DEATHS: Final = 3
 FORK_SECONDS: Final = 10.0
+READY_SECONDS: Final = 60.0
+END_SECONDS: Final = 1.0
 
 Preload = tuple[str, ...]
 
@@ -31,7 +34,8 @@ class Fork:
     procs_files: list[str]
     limit_memory: bool
     began: Callable[[int, int], None]  # pid, start time
-    failed: Callable[[str], None]
+    failed: Callable[[str], None]  # there is no process
+    lost: Callable[[str], None]  # perhaps there is one that nobody can name
     again: bool = False  # a zygote died before it was asked
 
     def close(self) -> None:
@@ -54,9 +58,46 @@ class Zygote:
     error: str = ""
     used: float = 0.0
     spare: int = 0  # the child it keeps ready, which is ours
+    spare_pidfd: int = -1
+    deadline: asyncio.TimerHandle | None = None  # of what it does next: get ready, or end
     waiting: list[Fork] = field(default_factory=list)  # until it is ready
     asked: dict[str, Fork] = field(default_factory=dict)
     deadlines: dict[str, asyncio.TimerHandle] = field(default_factory=dict)
+
+    def kill(self) -> None:
+        """SIGKILL; its status comes with SIGCHLD."""
+        signal_pidfd(self.pidfd, signal.SIGKILL)
+
+    def expire(self, timer: asyncio.TimerHandle | None) -> None:
+        """Replace the deadline."""
+        if self.deadline is not None:
+            self.deadline.cancel()
+        self.deadline = timer
+
+    def expect(self, spare: int, start_time: int) -> None:
+        """It has this child ready. Without a descriptor for it, or when it has ended, it is only known by number."""
+        self.release()
+        self.spare = spare
+        with contextlib.suppress(OSError):
+            pidfd = open_if(spare, start_time)
+            self.spare_pidfd = -1 if pidfd is None else pidfd
+
+    def release(self) -> None:
+        """The spare is one no more."""
+        if self.spare_pidfd >= 0:
+            os.close(self.spare_pidfd)
+        self.spare, self.spare_pidfd = 0, -1
+
+    def close(self) -> None:
+        """It has ended: so does its spare, which may have a request that nobody answers for any more."""
+        if self.spare_pidfd >= 0:
+            signal_pidfd(self.spare_pidfd, signal.SIGKILL)
+        self.release()
+        self.channel.close()
+        os.close(self.pidfd)
+        self.expire(None)
+        for timer in self.deadlines.values():
+            timer.cancel()
 
 
 class Zygotes:
@@ -84,7 +125,7 @@ class Zygotes:
 
     def spares(self) -> set[int]:
         """The children that zygotes keep ready."""
-        return {zygote.spare for zygote in self._by_pid.values()}
+        return {zygote.spare for zygote in self._by_pid.values() if zygote.spare}
 
     def tell_ready(self) -> None:
         """Tell a control server that has just come which zygotes are ready."""
@@ -108,7 +149,7 @@ class Zygotes:
         return zygote
 
     def fork(self, fork: Fork) -> None:
-        """Have a worker forked; `began(pid)` or `failed(error)` of the request is called later, once."""
+        """Have a worker forked; `began`, `failed` or `lost` of the request is called, once."""
         try:
             zygote = self.warm(fork.request.preload)
         except OSError as error:
@@ -120,23 +161,32 @@ class Zygotes:
         else:
             zygote.waiting.append(fork)
 
+    def drop(self, channel: str) -> bool:
+        """Fail a fork that no zygote was asked for yet; False when there is none of this channel."""
+        for zygote in self._by_pid.values():
+            for fork in zygote.waiting:
+                if fork.request.id == channel:
+                    zygote.waiting.remove(fork)
+                    fork.close()
+                    fork.failed("stopped before a zygote was ready")
+                    return True
+        return False
+
     def died(self, zygote: Zygote, status: int) -> None:
         """A zygote has ended (its status was taken): fail what it was asked for, replace it."""
         del self._by_pid[zygote.pid]
         if self._zygotes.get(zygote.preload) is zygote:
             del self._zygotes[zygote.preload]
-        self._loop.remove_reader(zygote.channel)
         while self._receive(zygote):  # what it answered before it died
             pass
-        zygote.channel.close()
-        os.close(zygote.pidfd)
-        for timer in zygote.deadlines.values():
-            timer.cancel()
+        self._loop.remove_reader(zygote.channel)
+        self._loop.remove_writer(zygote.channel)
+        zygote.close()
         error = zygote.error or f"the zygote ended with status {status}"
         asked, waiting = list(zygote.asked.values()), zygote.waiting
         zygote.asked, zygote.waiting = {}, []
         for fork in asked:
-            fork.failed(error)  # perhaps forked, perhaps not: what is in its leaf goes
+            fork.lost(error)
         for fork in waiting:
             if zygote.error or fork.again or self._closing:
                 fork.close()
@@ -148,8 +198,9 @@ class Zygotes:
         now = time.monotonic()
         deaths = [t for t in self._deaths.get(zygote.preload, []) if now - t < 60.0] + [now]
         self._deaths[zygote.preload] = deaths
-        # One that dies again and again is started only when it is asked for, so that it does not eat the machine.
-        if not self._closing and len(deaths) < FAST_DEATHS and zygote.preload not in self._zygotes:
+        # One that cannot preload, or dies again and again, is started only when asked for: it would eat the machine.
+        wanted = not self._closing and not zygote.error and zygote.preload not in self._zygotes
+        if wanted and len(deaths) < FAST_DEATHS:
             with contextlib.suppress(OSError):  # the next fork tries again and reports the error to who asked
                 self.warm(zygote.preload)
 
@@ -157,45 +208,53 @@ class Zygotes:
         """Kill every zygote; the caller reaps them."""
         self._closing = True
         for zygote in self._by_pid.values():
-            signal.pidfd_send_signal(zygote.pidfd, signal.SIGKILL)
+            zygote.kill()
 
     def _start(self, preload: Preload) -> Zygote:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         parent = os.getpid()
-        try:
-            pid = os.fork()
-        except OSError:
-            ours.close()
-            theirs.close()
-            raise
-        if pid == 0:
+        with theirs:
             try:
-                prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-                if os.getppid() != parent:
-                    os._exit(1)
-                signal.pthread_sigmask(signal.SIG_SETMASK, ())
-                for fd in (theirs.fileno(), self._lifeline):
-                    os.set_inheritable(fd, True)
-                arguments = [
-                    sys.executable,
-                    "-m",
-                    "worker.zygote",
-                    str(theirs.fileno()),
-                    str(self._lifeline),
-                    *preload,
-                ]
-                os.execve(sys.executable, arguments, self._environment)  # noqa: S606 - no shell, on purpose
-            finally:
-                os._exit(127)
-        theirs.close()
+                pid = os.fork()
+            except OSError:
+                ours.close()
+                raise
+            if pid == 0:
+                self._exec(preload, theirs, parent)
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            ours.close()  # it ends by itself then, a child like any other
+            raise
         ours.setblocking(False)
-        zygote = self._by_pid[pid] = Zygote(preload, pid, os.pidfd_open(pid), ours)
+        zygote = self._by_pid[pid] = Zygote(preload, pid, pidfd, ours)
+        zygote.expire(self._loop.call_later(READY_SECONDS, self._overdue, zygote))
         self._loop.add_reader(ours, self._read, zygote)
         return zygote
 
+    def _exec(self, preload: Preload, channel: socket.socket, parent: int) -> NoReturn:
+        """In the child: never returns."""
+        try:
+            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(1)
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            for fd in (channel.fileno(), self._lifeline):
+                os.set_inheritable(fd, True)
+            arguments = [sys.executable, "-m", "worker.zygote", str(channel.fileno()), str(self._lifeline), *preload]
+            os.execve(sys.executable, arguments, self._environment)  # noqa: S606 - no shell, on purpose
+        finally:
+            os._exit(127)
+
+    def _overdue(self, zygote: Zygote) -> None:
+        named = ", ".join(zygote.preload)
+        zygote.error = f"preload {named}: " if named else "the add-ons of the machine: "
+        zygote.error += f"not done after {READY_SECONDS:g} seconds"
+        zygote.kill()
+
     def _retire(self, zygote: Zygote) -> None:
         del self._zygotes[zygote.preload]
-        signal.pidfd_send_signal(zygote.pidfd, signal.SIGKILL)
+        zygote.kill()
 
     def _ask(self, zygote: Zygote, fork: Fork) -> None:
         request = fork.request
@@ -214,6 +273,9 @@ class Zygotes:
             zygote.waiting.append(fork)
             self._loop.add_writer(zygote.channel, self._flush, zygote)
             return
+        except ConnectionError:
+            zygote.waiting.append(fork)  # it has died; `died` hands the fork to its successor
+            return
         except (OSError, ValueError) as error:
             fork.close()
             fork.failed(f"the zygote could not be asked: {error}")
@@ -221,9 +283,7 @@ class Zygotes:
         fork.close()
         zygote.asked[request.id] = fork
         # A zygote that hangs (a preload left it in a bad state) must not hold starts for ever: it is replaced.
-        zygote.deadlines[request.id] = self._loop.call_later(
-            FORK_SECONDS, signal.pidfd_send_signal, zygote.pidfd, signal.SIGKILL
-        )
+        zygote.deadlines[request.id] = self._loop.call_later(FORK_SECONDS, zygote.kill)
 
     def _flush(self, zygote: Zygote) -> None:
         self._loop.remove_writer(zygote.channel)
@@ -233,7 +293,9 @@ class Zygotes:
 
     def _read(self, zygote: Zygote) -> None:
         if not self._receive(zygote):
-            self._loop.remove_reader(zygote.channel)  # it ended; its status comes with SIGCHLD
+            self._loop.remove_reader(zygote.channel)
+            # It ends, and its status comes with SIGCHLD; one that only closed its socket is of no use either.
+            zygote.expire(self._loop.call_later(END_SECONDS, zygote.kill))
 
     def _receive(self, zygote: Zygote) -> bool:
         """Take one answer; False when there is none."""
@@ -245,19 +307,22 @@ class Zygotes:
             return False
         message = unpack(data)
         if "spare" in message:
-            zygote.spare = message["spare"]
+            zygote.expect(message["spare"], message["start_time"])
             return True
         if "broken" in message:
             zygote.error = message["broken"]
             return True
         if "id" not in message:
             zygote.ready = True
+            zygote.expire(None)
             self._tell({"ev": "zygote", "preload": zygote.preload, "pid": zygote.pid, "state": "ready"})
             self._flush(zygote)
             return True
         fork = zygote.asked.pop(message["id"])
         zygote.deadlines.pop(message["id"]).cancel()
         if "pid" in message:
+            if message["pid"] == zygote.spare:
+                zygote.release()
             fork.began(message["pid"], message["start_time"])
         else:
             fork.failed(message["error"])
