@@ -4,6 +4,7 @@ One thread, no event loop. The spawner asks over a SOCK_SEQPACKET socket; the ch
 zygote may die without harm to them (`worker.spawner.zygotes` is the other side).
 """
 
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -26,6 +27,7 @@ from worker.spawner.setup import become_worker
 
 SETUP_FAILED: Final = 126
 MARK_WIDTH: Final = 64
+_libc: Final = ctypes.CDLL(None)
 BREED_AFTER_MS: Final = 3  # of quiet: the worker that was just forked needs the processor more
 
 
@@ -130,6 +132,8 @@ class Zygote:
             worker_main.rehearse()
             gc.collect()  # what the rehearsal left; else it would be looked at while somebody waits
             gc.freeze()
+            with contextlib.suppress(AttributeError):  # a C library without it keeps the few pages it would give back
+                _libc.malloc_trim(0)
             data, fds, _, _ = socket.recv_fds(channel, MAX_MESSAGE, 2)
             if data:
                 self._become(unpack(data), fds[0])

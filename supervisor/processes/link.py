@@ -13,6 +13,7 @@ from worker.spawn import DOWN_FIFO, UP_FIFO
 
 READ_SIZE: Final = 64 * 1024
 READS_AT_ONCE: Final = 4
+QUIET_FRAMES: Final = 2  # a worker sends a few beats without one
 ACK_FRAMES: Final = 256
 ACK_BYTES: Final = 256 * 1024
 OUTBOX_BYTES: Final = 4 * 1024 * 1024
@@ -143,9 +144,9 @@ class Link:
         return len(data)
 
     def _acknowledge(self) -> None:
-        """Acknowledge in batches, and with every beat: a quiet channel needs no timer for it."""
+        """Acknowledge in batches, and with every other beat: a quiet channel needs no timer for it."""
         many = self._receiver.last - self._acked >= ACK_FRAMES or self._unacked_bytes >= ACK_BYTES
-        if many or self._beaten:
+        if many or (self._beaten and self._receiver.last - self._acked >= QUIET_FRAMES):
             self._send_ack()
 
     def _send_ack(self) -> None:
