@@ -14,17 +14,22 @@ forget     ``{"id"}``: the ending of this channel was taken note of, drop it
 shutdown   kill every tree, answer the endings, then end
 =========  ============================================================================================
 
+A spawn ends in ``spawned`` or ``spawn_failed``, whatever goes wrong. A stop or kill of a start that still waits for its
+zygote answers ``spawn_failed`` at once; of an id that the spawner does not know, ``gone`` with a receipt of no process.
+
 Answers and events (spawner to control server), each with ``"ev"``:
 
 ==============  =======================================================================================
 hello           ``{"version", "pid", "boot_id", "containment", "controllers", "notes", "swept", "trees"}``
 live            one for each worker that lives when a control server connects: ``{"id", "pid", ...}``
 spawned         ``{"id", "pid", "start_time"}``: the process exists; READY comes over the pipe
-spawn_failed    ``{"id", "error"}``
+spawn_failed    ``{"id", "error"}``: there is no worker, and nothing is left of the attempt
 exit            ``{"id", "pid", "status", "oom"}``: the worker itself ended; its tree is being killed
 gone            ``{"id", "receipt"}``: nothing of the channel is left; kept and repeated until forgotten
-unkillable      ``{"id", "pids"}``: members outlived SIGKILL so far; a `gone` follows should they end
+unkillable      ``{"id", "pids"}``: these outlived SIGKILL so far; a `gone` follows should they end
 zygote          ``{"preload", "pid", "state"}``: a zygote is ready, died, or was replaced
+refused         ``{"error"}``: a message that was no request, or asked for an id in use
+busy            another control server is connected; this connection is closed
 bye             the spawner ends now
 ==============  =======================================================================================
 
