@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from typing import NamedTuple, NoReturn
 
 from worker.spawn import SpawnRequest
-from worker.spawner.identity import read_stat
+from worker.spawner.identity import read_stat, signal_pidfd
 from worker.spawner.leaves import Leaf
 from worker.spawner.linux import CloneUnavailableError, clone
 from worker.spawner.setup import become_worker
@@ -33,13 +33,18 @@ def fork(request: SpawnRequest, leaf: Leaf, *, limit_memory: bool) -> Birth:
         cgroup = leaf.fd()
         if cgroup >= 0:
             ours.callback(os.close, cgroup)
+        # A place for the pidfd, so that its opening cannot fail once there is a child to be signalled.
+        place = os.dup(reader)
         parent = os.getpid()
-        pid = _fork(cgroup)
+        try:
+            pid = _fork(cgroup)
+        finally:
+            os.close(place)
         if pid == 0:
             _exec(request, leaf, parent, writer, limit_memory=limit_memory)
-        cleanup.callback(_undo, pid)
         pidfd = os.pidfd_open(pid)
         cleanup.callback(os.close, pidfd)
+        cleanup.callback(_undo, pidfd)
         stat = read_stat(pid)
         os.set_blocking(reader, False)
         cleanup.pop_all()
@@ -64,10 +69,10 @@ def _fork(cgroup: int) -> int:
     return pid
 
 
-def _undo(pid: int) -> None:
-    """End a child for which there was no descriptor: it is ours and not reaped, so the number is still its own."""
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+def _undo(pidfd: int) -> None:
+    """End a child that nobody can look after."""
+    signal_pidfd(pidfd, signal.SIGKILL)
+    os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
 
 
 def _exec(request: SpawnRequest, leaf: Leaf, parent: int, writer: int, *, limit_memory: bool) -> NoReturn:
