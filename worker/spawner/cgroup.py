@@ -5,6 +5,7 @@ then a v2 folder for containment plus v1 folders for the limits that were asked 
 """
 
 import contextlib
+import errno
 import os
 import select
 from collections.abc import Callable, Iterator
@@ -145,8 +146,9 @@ def populated(folder: Path) -> bool:
     """Whether any live process is in the cgroup or below it. Zombies do not count."""
     try:
         text = (folder / "cgroup.events").read_text()
-    except (FileNotFoundError, OSError):
-        return False
+    except OSError as error:
+        # Gone, so is its last member; any other error (no descriptors) proves nothing.
+        return error.errno not in {errno.ENOENT, errno.ENODEV}
     return "populated 1" in text
 
 
