@@ -26,11 +26,17 @@ from supervisor.processes.launch import SpawnerOptions
 from supervisor.processes.logs import LogWriter, prune
 from supervisor.processes.monitor import Monitor, Sample
 from supervisor.processes.spawner import SpawnerClient
+from supervisor.chronicle import Chronicle
 from supervisor.settings import Settings
+from supervisor.store.store import Store
+from supervisor.turns.archive import StoreArchive
+from supervisor.turns.sessions import Sessions
+from worker.spawn import instance_of
 
 log = structlog.get_logger("supervisor.app")
 
 HTTP_CLOSE_SECONDS: Final = 0.5
+SESSIONS_SECONDS: Final = 2.0
 PRUNE_SECONDS: Final = 60.0
 
 
@@ -68,14 +74,21 @@ class Server:
         cleared = await asyncio.to_thread(clear_bundles, settings.state_dir, settings.log_path)
         ports = PortAllocator()
         self.catalog = GraphCatalog(settings.property_file, app_dir=settings.import_dir, injections=settings.injections)
+        self.store = _store_of(settings)
+        await self.store.open()
+        self._parts.push_async_callback(self.store.close)
+        self._chronicle = Chronicle(self.store.note)
         self.table = ChannelTable(
-            Surroundings(settings, self.spawner, self.writer),
+            Surroundings(settings, self.spawner, self.writer, self._chronicle.tell),
             Preparation(settings, self.catalog, ports, self._environ),
             ports,
         )
+        self.sessions = Sessions(settings, self.table, StoreArchive(self.store, settings))
         self._monitor = Monitor()
         runner = make_runner(
-            build_app(settings, self.table, self.catalog, sample=self._sample, details=self.details),
+            build_app(
+                settings, self.table, self.catalog, sample=self._sample, details=self.details, sessions=self.sessions
+            ),
             close_seconds=HTTP_CLOSE_SECONDS,
         )
         await runner.setup()
@@ -102,7 +115,9 @@ class Server:
         """Refuse new starts, stop every channel in parallel, then all parts. Bounded by the stop grace and a second."""
         began = time.monotonic()
         count = len(self.table.all())
+        self.sessions.close()
         await self.table.shutdown()
+        await self.sessions.drain(SESSIONS_SECONDS)
         await self.close()
         log.info("server.stopped", channels=count, seconds=round(time.monotonic() - began, 3))
 
@@ -144,6 +159,15 @@ class Server:
         while True:
             await asyncio.sleep(PRUNE_SECONDS)
             self.writer.call(partial(self._prune, frozenset(channel.log_file for channel in self.table.all())))
+
+
+def _store_of(settings: Settings) -> Store:
+    return Store(
+        str(settings.state_dir / "store.db"),
+        instance=instance_of(settings.state_dir),
+        history_messages=settings.history_messages,
+        history_bytes=settings.history_bytes,
+    )
 
 
 def _hold(state_dir: Path) -> int:

@@ -35,6 +35,11 @@ class Cause(StrEnum):
     ADDONS_UNREADABLE = "addons_unreadable"
     PRESETS_INVALID = "presets_invalid"
     COMMAND_UNDELIVERED = "command_undelivered"
+    TURN_UNKNOWN = "turn_unknown"
+    SESSION_BUSY = "session_busy"
+    SESSION_QUEUE_FULL = "session_queue_full"
+    STORE_UNAVAILABLE = "store_unavailable"
+    UPDATE_REFUSED = "update_refused"
     INTERNAL = "internal"
 
     # a start that failed
@@ -56,6 +61,20 @@ class Cause(StrEnum):
     SERVER_LOST = "server_lost"
     SPAWNER_LOST = "spawner_lost"
     STOP_FAILED = "stop_failed"
+    SESSION_IDLE = "session_idle"
+    SESSION_EVICTED = "session_evicted"
+    TURN_ENDED = "turn_ended"
+    CANCEL_IGNORED = "cancel_ignored"
+
+    # endings of a turn, besides those of its channel
+    COMPLETED = "completed"
+    NOT_IMPLEMENTED = "not_implemented"
+    AGENT_ERROR = "agent_error"
+    RESPONSE_INVALID = "response_invalid"
+    TURN_CANCELLED = "turn_cancelled"
+    CLIENT_GONE = "client_gone"
+    TURN_TIMEOUT = "turn_timeout"
+    TURN_SILENT = "turn_silent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +142,17 @@ EXPLANATIONS: dict[Cause, Explanation] = {
     Cause.COMMAND_UNDELIVERED: Explanation(
         "the command did not reach the channel's worker", "look at `agentd logs` of the channel"
     ),
+    Cause.TURN_UNKNOWN: Explanation("no such turn is waiting or running", "it has ended, or its id is another one"),
+    Cause.SESSION_BUSY: Explanation(
+        "the session's earlier turns did not end in time", "try again later, or cancel the turn that runs"
+    ),
+    Cause.SESSION_QUEUE_FULL: Explanation(
+        "as many turns of this session wait as may", "try again later, or raise AGENTD_SESSION_QUEUE"
+    ),
+    Cause.STORE_UNAVAILABLE: Explanation(
+        "the store cannot be written, so no new turn is taken", "check AGENTD_STORE and the space on its disk"
+    ),
+    Cause.UPDATE_REFUSED: Explanation("the worker did not take the new properties", "send what detail allows"),
     Cause.INTERNAL: Explanation("agentd met an unexpected error", "report it with the request id from the log"),
     Cause.SPAWN_FAILED: Explanation("the worker process could not be started", "look at detail and `agentd doctor`"),
     Cause.ADDONS_MISSING: Explanation(
@@ -161,6 +191,30 @@ EXPLANATIONS: dict[Cause, Explanation] = {
     Cause.SPAWNER_LOST: Explanation("the spawner died and took its workers with it", "start the channel again"),
     Cause.STOP_FAILED: Explanation(
         "processes of the channel outlived SIGKILL", "look for processes in uninterruptible sleep (state D)"
+    ),
+    Cause.SESSION_IDLE: Explanation(
+        "the session had no turn for AGENTD_SESSION_IDLE_SECONDS", "nothing to do: its next turn starts a worker"
+    ),
+    Cause.SESSION_EVICTED: Explanation(
+        "an idle session made room for another one", "nothing to do, or raise WORKERS_MAX to keep more"
+    ),
+    Cause.TURN_ENDED: Explanation("the worker was started for one turn, which has ended", "nothing to do"),
+    Cause.CANCEL_IGNORED: Explanation(
+        "the agent went on with a turn that was cancelled", "let the agent's code end when it is cancelled"
+    ),
+    Cause.COMPLETED: Explanation("the agent answered the turn", "nothing to do"),
+    Cause.NOT_IMPLEMENTED: Explanation(
+        "no node of the graph answers turns of this kind", "choose another graph, or the other kind of turn"
+    ),
+    Cause.AGENT_ERROR: Explanation("the agent raised an error", "look at detail and at `agentd logs` of the channel"),
+    Cause.RESPONSE_INVALID: Explanation(
+        "the agent answered with what is no valid answer", "mend the agent's code; detail says what it answered"
+    ),
+    Cause.TURN_CANCELLED: Explanation("somebody cancelled the turn", "nothing to do"),
+    Cause.CLIENT_GONE: Explanation("the client went away before the turn ended", "nothing to do"),
+    Cause.TURN_TIMEOUT: Explanation("the turn did not end in time", "ask for less, or raise AGENTD_TURN_SECONDS"),
+    Cause.TURN_SILENT: Explanation(
+        "the agent said nothing for too long", "look at `agentd logs`, or raise AGENTD_TURN_SILENCE_SECONDS"
     ),
 }
 

@@ -44,6 +44,7 @@ __all__ = [
     "Missing",
     "Selection",
     "StartParameters",
+    "check_overridable",
     "check_overrides",
     "dump_document",
     "imported_paths",
@@ -177,7 +178,7 @@ class Selection:
         given = check_overrides(overrides)
         changes = {node: values for node, values in given.items() if node in self.node_names}
         if overridable is not None:
-            _check_overridable(changes, overridable)
+            check_overridable(changes, overridable)
         unknown = [node for node in given if node not in self.node_names]
         warnings = (f"overrides for nodes graph {self.graph_name} lacks: {listed(unknown)}",) if unknown else ()
         start = _Start(self.injections, parameters, {node: verbatim(values) for node, values in changes.items()})
@@ -271,7 +272,8 @@ class _Start:
         return node | {"property": Properties(name, values)} if values else node
 
 
-def _check_overridable(changes: Overrides, overridable: Sequence[str]) -> None:
+def check_overridable(changes: Overrides, overridable: Sequence[str]) -> None:
+    """Raise Refusal(OVERRIDE_REFUSED) with all properties that no pattern of ``node.property`` allows."""
     asked = (f"{node}.{key}" for node, values in changes.items() for key in values)
     refused = [name for name in asked if not any(fnmatchcase(name, pattern) for pattern in overridable)]
     if refused:

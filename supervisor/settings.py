@@ -129,6 +129,15 @@ class Settings(BaseSettings):
     orphan_grace_seconds: kind.Seconds = Field(120.0, description="time workers outlive a control server that was lost")
     beat_seconds: kind.PositiveSeconds = Field(2.0, description="time between two heartbeats of a worker")
 
+    session_idle_seconds: kind.Seconds = Field(60.0, description="time a session's worker is kept without a turn")
+    session_queue: kind.Count = Field(8, description="turns of one session that may wait")
+    session_wait_seconds: kind.PositiveSeconds = Field(60.0, description="time a turn waits for its session's others")
+    turn_seconds: kind.PositiveSeconds = Field(600.0, description="time a turn may take")
+    turn_silence_seconds: kind.PositiveSeconds = Field(120.0, description="time an agent may say nothing in a turn")
+    history_messages: kind.Count = Field(100, description="messages of a conversation that its agent is given")
+    history_bytes: kind.Bytes = Field(256 * 1024, description="size of the conversation that its agent is given")
+    events_kept: kind.Count = Field(1024, description="events of one channel kept for readers that come back")
+
     unknown_addons: Literal["error", "skip"] = Field(
         "error", description="a graph with add-ons that are not installed: refuse it, or leave these nodes inert"
     )

@@ -1,169 +1,103 @@
-"""What an add-on is made of: messages, the context of a node, and the base class of all nodes.
+"""The authors' API: everything an agent or another add-on is written with (docs/agents.md, docs/addons.md).
 
-An add-on is a subclass of `Node`; a graph makes one object of it for each of its nodes (docs/addons.md).
+An agent is a node that answers turns: a chat, which is a conversation, or an invoke, which is a call with any input.
 """
 
-import functools
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any, Self
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any
 
-import structlog
-from pydantic import BaseModel, ConfigDict, SecretBytes, SecretStr, ValidationError, model_validator
+from worker.conversation import Conversation
+from worker.events import (
+    Event,
+    Final,
+    ResponseError,
+    Source,
+    Structured,
+    Text,
+    Thought,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
+from worker.node import Context, Kind, Message, Node, NodeBusyError, Properties, PropertyError
+from worker.tools import Tool, ToolError, tool
+from worker.turn import CHAT, VERBS, Attachment, Turn
 
-from worker.frames import Frame, Up
+__all__ = [
+    "Agent",
+    "Attachment",
+    "Context",
+    "Event",
+    "Final",
+    "Kind",
+    "Message",
+    "Node",
+    "NodeBusyError",
+    "Properties",
+    "PropertyError",
+    "ResponseError",
+    "Source",
+    "Structured",
+    "Text",
+    "Thought",
+    "Tool",
+    "ToolCall",
+    "ToolError",
+    "ToolResult",
+    "Turn",
+    "Usage",
+    "tool",
+]
 
-CommandHandler = Callable[[Mapping[str, Any]], Awaitable[Any]]
 
+class Agent(Node):
+    """Base of all agents: a subclass defines `chat`, `invoke` or both.
 
-class Kind(StrEnum):
-    """The four kinds of messages that flow along a graph's connections."""
-
-    CMD = "cmd"
-    DATA = "data"
-    AUDIO_FRAME = "audio_frame"
-    VIDEO_FRAME = "video_frame"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
-    """One message between nodes. All receivers share the object: nobody changes its properties."""
-
-    kind: Kind
-    name: str
-    properties: Mapping[str, Any] = field(default_factory=dict)
-    body: bytes = b""  # samples or pixels of a frame
-
-
-class PropertyError(ValueError):
-    """A node's properties do not fit its add-on; the text names each property, its value and what is allowed."""
-
-
-class Properties(BaseModel):
-    """Base of an add-on's property model. Unknown keys are allowed and kept, but never shown.
-
-    An empty string or null counts as not set, since that is what a placeholder without a value becomes.
+    `tools` are the tools it has; those among its methods belong to them without being named.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _leave_out_the_unset(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping):
-            return values
-        return {name: value for name, value in values.items() if value is not None and value != ""}
-
-    @classmethod
-    def parse(cls, properties: Mapping[str, Any]) -> Self:
-        """The model of a node's properties; raises PropertyError. Values of secret fields stay out of the text."""
-        try:
-            return cls.model_validate(dict(properties))
-        except ValidationError as error:
-            faults = error.errors(include_url=False, include_context=False)
-            raise PropertyError("; ".join(cls._fault(fault) for fault in faults)) from None
-
-    def public(self) -> dict[str, Any]:
-        """The effective values of the declared fields that are no secrets."""
-        return {name: getattr(self, name) for name in type(self).model_fields if name not in _secrets(type(self))}
-
-    @classmethod
-    def _fault(cls, fault: Mapping[str, Any]) -> str:
-        """One fault; the value is shown if it is a plain one of a declared field that is no secret."""
-        where = ".".join(str(part) for part in fault["loc"]) or "properties"
-        value = fault["input"]
-        plain = where in cls.model_fields.keys() - _secrets(cls) and isinstance(value, str | int | float)
-        shown = f", not {value!r:.100}" if plain else ""
-        return f"{where}: {fault['msg']}{shown}"
-
-
-@functools.cache
-def _secrets(model: type[BaseModel]) -> frozenset[str]:
-    """The fields whose type is, or may be, one of pydantic's secret types."""
-    kinds = (SecretStr.__name__, SecretBytes.__name__)
-    return frozenset(
-        name for name, info in model.model_fields.items() if any(kind in repr(info.annotation) for kind in kinds)
-    )
-
-
-class Context:
-    """What a node knows of the worker around it, and its only way out.
-
-    `node`, `addon` and `channel` are names, `properties` the node's effective properties.
-    """
-
-    __slots__ = ("_emit", "_route", "addon", "channel", "handlers", "node", "properties")
-
-    def __init__(
-        self,
-        *,
-        node: str,
-        addon: str,
-        channel: str,
-        properties: Mapping[str, Any],
-        route: Callable[[str, Message], Awaitable[None]],
-        emit: Callable[[Frame], Awaitable[int]],
-    ) -> None:
-        self.node = node
-        self.addon = addon
-        self.channel = channel
-        self.properties = properties
-        self.handlers: dict[str, CommandHandler] = {}
-        self._route = route
-        self._emit = emit
-
-    @property
-    def log(self) -> structlog.typing.FilteringBoundLogger:
-        """A logger whose lines carry the node's name."""
-        logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(node=self.node)
-        return logger
-
-    async def send(self, message: Message) -> None:
-        """Send a message along the connections that start at this node; without any it goes nowhere.
-
-        Waits while a receiver's queue is full. Raises NodeBusyError when one stayed full for `graph.QUEUE_SECONDS`;
-        the other receivers have got the message then.
-        """
-        await self._route(self.node, message)
-
-    async def report(self, **state: Any) -> None:
-        """Tell the supervisor something about this node: a ``state`` frame with these fields, never a secret.
-
-        Waits while the window of unacknowledged frames is full. Raises FrameError when it cannot be a frame.
-        """
-        await self._emit({**state, "t": Up.STATE, "node": self.node})
-
-    def handle(self, command: str, handler: CommandHandler) -> None:
-        """Let `handler` answer this command: it gets the command's payload, its result (JSON values) is the reply.
-
-        Commands wait their turn in the node's queue like any message. Raises ValueError for a second handler.
-        """
-        if command in self.handlers:
-            raise ValueError(f"node {self.node!r} handles the command {command!r} already")
-        self.handlers[command] = handler
-
-
-class Node:
-    """Base of all nodes. A graph calls `start` once, then `on_message` for one message at a time, then `stop` once.
-
-    The constructor checks the properties (raise PropertyError) and registers command handlers; it does no I/O.
-    What `start` or the constructor raises fails the start of the channel. What `on_message` raises is reported as this
-    node's state, and the node gets the next message.
-    """
+    tools: tuple[Tool, ...] = ()
 
     def __init__(self, context: Context) -> None:
-        self.context = context
+        super().__init__(context)
+        self.tools = _tools_of(self)
+        self._conversation = Conversation(context)
 
-    def describe(self) -> dict[str, Any]:
-        """The effective properties worth showing to an operator; no secrets. Empty: nothing is reported."""
-        return {}
+    def chat(self, turn: Turn) -> AsyncIterator[Any] | Awaitable[Any]:
+        """Answer what the user says: an async generator of events, or a coroutine that returns the answer."""
+        raise NotImplementedError
 
-    async def start(self) -> None:
-        """Get ready for messages; bounded by the channel's start timeout."""
+    def invoke(self, turn: Turn) -> AsyncIterator[Any] | Awaitable[Any]:
+        """Answer to ``turn.input``: a coroutine that returns a JSON value, or an async generator of events."""
+        raise NotImplementedError
+
+    @classmethod
+    def handles(cls) -> list[str]:
+        """The kinds of turns that this class defines a handler for."""
+        return [verb for verb in VERBS if getattr(cls, verb) is not getattr(Agent, verb)]
+
+    def tool(self, name: str) -> Tool:
+        """The tool of that name; raises ToolError, with the names there are, when there is none."""
+        for known in self.tools:
+            if known.name == name:
+                return known
+        raise ToolError(f"no tool {name!r:.100}; there are {', '.join(t.name for t in self.tools) or 'none'}")
 
     async def on_message(self, message: Message) -> None:
-        """Take one message that came along a connection. The base class takes it and does nothing."""
+        """Answer a final ``text_data`` message as a chat between nodes; other messages end here."""
+        if CHAT in self.handles() and (heard := self._conversation.hear(message)):
+            await self._conversation.answer(*heard, self.chat)
 
-    async def stop(self) -> None:
-        """Let go of what `start` took; bounded by the grace of the stop."""
+
+def _tools_of(agent: Agent) -> tuple[Tool, ...]:
+    """What the class names and what it defines, bound to the agent; of one name the first."""
+    methods = [
+        value
+        for base in type(agent).__mro__
+        for value in vars(base).values()
+        if isinstance(value, Tool) and value.is_method
+    ]
+    found: dict[str, Tool] = {}
+    for each in (*type(agent).tools, *methods):
+        found.setdefault(each.name, each.__get__(agent))
+    return tuple(found.values())

@@ -5,16 +5,19 @@ as its state, and the others go on.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import structlog
 
-from worker.agent import Context, Message, Node
+from worker.agent import Agent
+from worker.conversation import TEXT_DATA
 from worker.frames import Frame, FrameError, Up
+from worker.node import Context, Kind, Message, Node, NodeBusyError, PropertyError
 from worker.plan import NodeSpec, Plan, StartError, invalid
 from worker.registry import Registry
+from worker.texts import brief, said
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -22,17 +25,17 @@ QUEUE_LENGTH: Final = 256
 QUEUE_SECONDS: Final = 5.0
 COMMAND_SECONDS: Final = 5.0
 STARTS_AT_ONCE: Final = 16
-ERROR_CHARACTERS: Final = 2000
+FAILURES: Final = (Exception, SystemExit, KeyboardInterrupt)  # what add-ons raise; none of them ends the worker
 
 Emit = Callable[[Frame], Awaitable[int]]
 
 
-class NodeBusyError(Exception):
-    """A node's queue stayed full for QUEUE_SECONDS, so a message to it was lost."""
-
-
 class CommandError(Exception):
     """A command that got no result; the text says why."""
+
+
+class UpdateError(ValueError):
+    """Properties that were not taken; the text names the node and what is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,11 @@ class Member:
     queue: asyncio.Queue[Message | Call] = field(default_factory=lambda: asyncio.Queue(QUEUE_LENGTH))
     started: bool = False
     task: asyncio.Task[None] | None = None
+
+    def update(self, properties: Mapping[str, Any]) -> None:
+        """Let the node take these properties; raises what it raises to refuse them."""
+        self.node.update(properties)
+        self.context.properties = properties
 
 
 class Graph:
@@ -82,14 +90,54 @@ class Graph:
         self.skipped += [{"name": name} for name in (*plan.subgraphs, *plan.elsewhere)]
 
     @property
-    def nodes(self) -> list[dict[str, str]]:
-        """Name and add-on of each node that was built, in the order of the document."""
-        return [{"name": name, "addon": member.spec.addon} for name, member in self._members.items()]
+    def nodes(self) -> list[dict[str, Any]]:
+        """Name and add-on of each node, in the order of the document, and what the agents among them handle."""
+        return [
+            {"name": name, "addon": member.spec.addon}
+            | ({"handles": member.node.handles()} if isinstance(member.node, Agent) else {})
+            for name, member in self._members.items()
+        ]
 
-    def descriptions(self) -> list[Frame]:
-        """A ``state`` frame for each node that describes its properties."""
-        described = ((name, member.node.describe()) for name, member in self._members.items())
+    def descriptions(self, names: Collection[str] | None = None) -> list[Frame]:
+        """A ``state`` frame for each node, of these or of all, that describes its properties."""
+        described = (
+            (name, member.node.describe()) for name, member in self._members.items() if names is None or name in names
+        )
         return [{"t": Up.STATE, "node": name, "properties": values} for name, values in described if values]
+
+    def agent(self, verb: Any) -> Agent | None:
+        """The node that answers turns of this kind: the first, in the order of the document, that handles it."""
+        nodes = (member.node for member in self._members.values())
+        return next((node for node in nodes if isinstance(node, Agent) and verb in node.handles()), None)
+
+    def passes_on_text(self, agent: Agent) -> bool:
+        """Whether a connection leads on what this agent says."""
+        routes = self._routes.get((Kind.DATA, agent.context.node, TEXT_DATA), ())
+        return any(route.node in self._members for route in routes)
+
+    def update(self, properties: Any) -> list[str]:
+        """Give nodes new values of properties, by node and property; the names of these nodes.
+
+        All nodes take theirs, or none does: raises UpdateError for a node that is not there or refuses. It is done at
+        once, whatever the nodes are doing.
+        """
+        if not isinstance(properties, dict) or not all(isinstance(values, dict) for values in properties.values()):
+            raise UpdateError(f"an update has an object of properties by node, not {properties!r:.100}")
+        if unknown := properties.keys() - self._members.keys():
+            raise UpdateError(f"no node {', '.join(sorted(unknown))}; there are {', '.join(self._members)}")
+        done: list[tuple[Member, Mapping[str, Any]]] = []
+        for name, values in properties.items():
+            member = self._members[name]
+            before = member.context.properties
+            try:
+                member.update({**before, **values})
+            except FAILURES as error:
+                for changed, former in done:
+                    changed.update(former)
+                told = brief(str(error)) if isinstance(error, PropertyError) else describe(error)
+                raise UpdateError(f"node {name!r} (add-on {member.spec.addon!r}): {told}") from error
+            done.append((member, before))
+        return list(properties)
 
     async def start(self, seconds: float) -> None:
         """Start all nodes, some at once, then let messages flow.
@@ -189,20 +237,20 @@ class Graph:
                     await member.node.on_message(item)
                 elif not item.result.done():  # else nobody waits for it any more
                     await self._answer(member, item)
-            except Exception as error:  # noqa: BLE001 - reported; the others go on
+            except FAILURES as error:  # reported; the others go on
                 await self._report(member, error)
 
     async def _answer(self, member: Member, call: Call) -> None:
         try:
             result = await member.context.handlers[call.command](call.payload)
-        except Exception as error:
+        except FAILURES as error:
             if not call.result.done():
                 call.result.set_exception(CommandError(describe(error)))
             raise
         if not call.result.done():
             call.result.set_result(result)
 
-    async def _report(self, member: Member, error: Exception) -> None:
+    async def _report(self, member: Member, error: BaseException) -> None:
         text = describe(error)
         log.error("node.failed", node=member.spec.name, addon=member.spec.addon, error=text, exc_info=error)
         try:
@@ -235,9 +283,9 @@ async def _put(queue: asyncio.Queue[Message | Call], item: Message) -> bool:
     return True
 
 
-def describe(error: Exception) -> str:
-    """An exception as text that fits a frame: bounded, and without the lone surrogates a file name may hold."""
-    return f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS].encode(errors="replace").decode()
+def describe(error: BaseException) -> str:
+    """An exception as text that fits a frame: its class and what it says."""
+    return brief(f"{type(error).__name__}: {said(error)}")
 
 
 def _failure(spec: NodeSpec, error: Exception) -> StartError:

@@ -13,12 +13,15 @@ from typing import Any, Final, NamedTuple
 
 import structlog
 
-from worker.frames import VERSION, Down, Frame, FrameError, Up, encode
-from worker.graph import CommandError, Graph, describe
+from worker import rehearsal
+from worker.beat import Beat
+from worker.frames import Down, Frame, FrameError, Up
+from worker.graph import CommandError, Graph, UpdateError, describe
 from worker.pipe import Pipe
 from worker.plan import StartError, make_plan
 from worker.registry import Registry, preload_addons
 from worker.spawn import DOWN_FIFO, LOCK_FILE, UP_FIFO
+from worker.turns import Turns
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -27,32 +30,10 @@ FAILED: Final = 1
 NOT_STARTED: Final = 3
 
 GRACE_SECONDS: Final = 2.0  # of a stop that names none, as SIGTERM
-NODES_SHARE: Final = 0.9  # of the grace; the rest is for the last frames
+TURNS_SHARE: Final = 0.5  # of the grace: for handlers that were cancelled
+FRAMES_SHARE: Final = 0.1  # of the grace: for the last frames; what is left is the nodes'
 DRAIN_SECONDS: Final = 2.0  # for the last frames of a start that failed
-COMMANDS_AT_ONCE: Final = 64
-MOST_WAITING: Final = 3  # beats without an acknowledgement
-
-FIRST_GRAPH: Final = {
-    "ten": {
-        "predefined_graphs": [
-            {
-                "name": "preload",
-                "graph": {
-                    "nodes": [
-                        {"type": "extension", "name": name, "addon": name, "property": {}}
-                        for name in ("openai_chatgpt", "message_collector")
-                    ],
-                    "connections": [
-                        {
-                            "extension": "openai_chatgpt",
-                            "data": [{"name": "text_data", "dest": [{"extension": "message_collector"}]}],
-                        }
-                    ],
-                },
-            }
-        ]
-    }
-}
+REQUESTS_AT_ONCE: Final = 64  # commands and updates
 
 
 class WorkerConfig(NamedTuple):
@@ -107,7 +88,7 @@ def preload() -> None:
 
 
 def rehearse() -> None:
-    """Live the life of a small graph in a folder of its own, from open pipes to the last frame.
+    """Live the life of a small graph in a folder of its own, from open pipes over one turn to the last frame.
 
     In the zygote it leaves behind what the interpreter makes when code runs for the first time, for all workers to
     share. In a spare it has the kernel copy the pages that a worker writes before anybody waits for it. It starts no
@@ -126,12 +107,14 @@ async def _first_life(folder: str) -> None:
         os.mkfifo(f"{folder}/{fifo}", 0o600)
     down, up = (os.open(f"{folder}/{fifo}", os.O_RDWR | os.O_NONBLOCK) for fifo in (DOWN_FIFO, UP_FIFO))
     loop = asyncio.get_running_loop()
-    os.write(down, encode({"t": Down.RESUME, "v": VERSION, "epoch": 1, "last": 0}))
-    loop.add_reader(up, os.write, down, encode({"t": Down.STOP, "grace": GRACE_SECONDS}))  # it has said something
+    prompter = rehearsal.Prompter(down, up)
+    prompter.begin()
+    loop.add_reader(up, prompter.hear)
+    name = rehearsal.NAME
     try:
         await Worker(
-            WorkerConfig(id="preload", channel="preload", folder=folder, graph=FIRST_GRAPH, graph_name="preload"),
-            Registry(),
+            WorkerConfig(id=name, channel=name, folder=folder, graph=rehearsal.GRAPH, graph_name=name),
+            rehearsal.registry(),
         ).run()
     finally:
         loop.remove_reader(up)
@@ -170,46 +153,6 @@ async def _work(config: WorkerConfig, registry: Registry) -> int:
     return await Worker(config, registry).run()
 
 
-class Beat:
-    """Sends ``beat`` frames: that the loop turns, and how late it ran its own timer at the worst since the last one.
-
-    Beats are left out while a few are not acknowledged, so that a supervisor that is away finds those, not many. One
-    may well be lost: what else writes to the pipe, a node's library say, can tear it.
-    """
-
-    def __init__(self, pipe: Pipe, seconds: float) -> None:
-        self._pipe = pipe
-        self._seconds = seconds
-        self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
-        self._sent = 0
-        self._waiting = 0
-        self._lag = 0.0
-
-    def start(self) -> None:
-        """Beat from now on, first after one interval."""
-        self._arm()
-
-    def stop(self) -> None:
-        """No more beats."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _arm(self) -> None:
-        due = self._loop.time() + self._seconds
-        self._timer = self._loop.call_at(due, self._tick, due)
-
-    def _tick(self, due: float) -> None:
-        self._lag = max(self._lag, self._loop.time() - due)
-        if self._pipe.acked >= self._sent:
-            self._waiting = 0
-        if self._waiting < MOST_WAITING:
-            self._waiting += 1
-            self._sent = self._pipe.post({"t": Up.BEAT, "lag_ms": round(self._lag * 1000, 1)})
-            self._lag = 0.0
-        self._arm()
-
-
 class Worker:
     """The worker of one channel; made and run inside its event loop."""
 
@@ -221,7 +164,8 @@ class Worker:
         self._pipe = Pipe(config.folder, self._on_frame)
         self._beat = Beat(self._pipe, config.beat_seconds)
         self._graph: Graph | None = None
-        self._commands: set[asyncio.Task[None]] = set()
+        self._turns = Turns(self._pipe, config.folder)
+        self._requests: set[asyncio.Task[None]] = set()
 
     async def run(self) -> int:
         """From the open pipes to the last frame; the exit status."""
@@ -264,21 +208,19 @@ class Worker:
         await starting
         self._pipe.post({"t": Up.READY, "nodes": self._graph.nodes, "skipped": self._graph.skipped})
         self._pipe.flush()
-        for description in self._graph.descriptions():
-            try:
-                self._pipe.post(description)
-            except FrameError as error:
-                log.warning("node.description_unfit", node=description["node"], error=str(error))
+        self._describe(self._graph.descriptions())
+        self._turns.open(self._graph)
         self._beat.start()
 
     async def _leave(self, status: int, bye: Frame, grace: float) -> int:
         """Stop the nodes, say why, and see the last frames off, all within the grace; `status` again."""
         deadline = self._loop.time() + grace
         self._beat.stop()
+        await self._turns.close(grace * TURNS_SHARE)
         if self._graph is not None:
-            await self._graph.stop(grace * NODES_SHARE)
-        for command in self._commands:
-            command.cancel()
+            await self._graph.stop(max(0.0, deadline - grace * FRAMES_SHARE - self._loop.time()))
+        for request in self._requests:
+            request.cancel()
         self._pipe.post({"t": Up.BYE, **bye})
         try:
             async with asyncio.timeout_at(deadline):
@@ -303,27 +245,47 @@ class Worker:
         match frame["t"]:
             case Down.STOP:
                 self._request_stop(frame.get("grace"))
-            case Down.COMMAND:
-                self._begin_command(frame)
+            case Down.TURN:
+                self._turns.begin(frame)
+            case Down.CANCEL:
+                self._turns.cancel(frame)
+            case Down.COMMAND | Down.UPDATE:
+                self._begin_request(frame)
             case other:
                 log.warning("worker.frame_ignored", type=other)
 
-    def _begin_command(self, frame: Frame) -> None:
-        if len(self._commands) >= COMMANDS_AT_ONCE:
-            error = f"{COMMANDS_AT_ONCE} commands are under way, which is the most"
+    def _begin_request(self, frame: Frame) -> None:
+        if len(self._requests) >= REQUESTS_AT_ONCE:
+            error = f"{REQUESTS_AT_ONCE} commands and updates are under way, which is the most"
             self._pipe.post({"t": Up.REPLY, "id": frame.get("id"), "ok": False, "error": error})
             return
-        task = self._loop.create_task(self._command(frame), name="command")
-        self._commands.add(task)
-        task.add_done_callback(self._commands.discard)
+        task = self._loop.create_task(self._answer(frame), name=frame["t"])
+        self._requests.add(task)
+        task.add_done_callback(self._requests.discard)
 
-    async def _command(self, frame: Frame) -> None:
+    async def _answer(self, frame: Frame) -> None:
         reply: Frame = {"t": Up.REPLY, "id": frame.get("id")}
         try:
-            result = await self._built().command(frame.get("payload"))
+            result = None
+            if frame["t"] == Down.COMMAND:
+                result = await self._built().command(frame.get("payload"))
+            else:
+                self._update(frame.get("properties"))
             await self._pipe.send({**reply, "ok": True, "result": result})
-        except (CommandError, FrameError) as error:
+        except (CommandError, UpdateError, FrameError) as error:
             await self._pipe.send({**reply, "ok": False, "error": str(error)})
+
+    def _update(self, properties: Any) -> None:
+        """Update nodes; what they say of themselves then stands before the reply."""
+        graph = self._built()
+        self._describe(graph.descriptions(graph.update(properties)))
+
+    def _describe(self, descriptions: list[Frame]) -> None:
+        for description in descriptions:
+            try:
+                self._pipe.post(description)
+            except FrameError as error:
+                log.warning("node.description_unfit", node=description["node"], error=str(error))
 
     def _built(self) -> Graph:
         if self._graph is None:

@@ -19,7 +19,7 @@ from worker.spawn import DOWN_FIFO, UP_FIFO
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 MAX_FRAMES: Final = 1024
-MAX_BYTES: Final = 4 * 1024 * 1024
+MAX_BYTES: Final = 1024 * 1024
 CHUNK: Final = 64 * 1024  # what a pipe holds
 
 
@@ -113,6 +113,7 @@ class Pipe:
         self._down = self._up = -1
         self._flushing: asyncio.Handle | None = None
         self._blocked = False  # the kernel's pipe is full
+        self._seen = 0
         self._room = asyncio.Event()
         self._written = asyncio.Event()
 
@@ -120,6 +121,11 @@ class Pipe:
     def acked(self) -> int:
         """Number of the last frame the supervisor acknowledged."""
         return self._outbox.acked
+
+    @property
+    def seen(self) -> int:
+        """Number of the last frame the supervisor has read; it acknowledges later, when a slow reader has taken it."""
+        return max(self._seen, self._outbox.acked)
 
     def open(self) -> None:
         """Open both FIFOs and take what the supervisor wrote already; raises OSError when they are not there."""
@@ -198,6 +204,8 @@ class Pipe:
     def _ack(self, frame: Frame) -> None:
         if _count(frame.get("n")):
             self._outbox.ack(frame["n"])
+            if _count(seen := frame.get("seen", 0)):
+                self._seen = seen
             if not self._outbox.full:
                 self._room.set()
         else:

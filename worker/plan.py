@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from worker.agent import Kind, Message
+from worker.node import Kind, Message
 
 EXTENSION: Final = "extension"
 SUBGRAPH: Final = "subgraph"

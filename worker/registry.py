@@ -11,7 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
 from worker.addons import BUILT_IN
-from worker.agent import Node
+from worker.node import Node
 from worker.plan import StartError, invalid
 
 GROUP: Final = "agentd.addons"

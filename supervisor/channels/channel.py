@@ -13,12 +13,14 @@ from typing import Any, Final
 
 import structlog
 
-from supervisor.causes import Cause, Refusal
+from supervisor.causes import EXPLANATIONS, Cause, Refusal
 from supervisor.channels import foreign_commands
+from supervisor.channels.asking import Asking
 from supervisor.channels.commands import Commands
 from supervisor.channels.ending import Ending, Findings
+from supervisor.channels.feed import Feed
 from supervisor.channels.files import ChannelFiles
-from supervisor.channels.health import verdict
+from supervisor.channels.hearing import Hearing
 from supervisor.channels.lease import NEVER, Lease
 from supervisor.channels.lifecycle import Action, Event, State, transition
 from supervisor.channels.preparation import Plan
@@ -26,12 +28,11 @@ from supervisor.channels.requests import StartRequest
 from supervisor.channels.surroundings import Surroundings
 from supervisor.processes.link import Link, LinkFullError
 from supervisor.processes.logs import FileTarget, StdoutTarget, Throttled
-from worker.frames import Bad, Down, Frame, Up
+from worker.frames import Down, Frame
 from worker.spawn import Receipt
 
 log = structlog.get_logger("supervisor.channel")
 
-MOST_BAD_LINES: Final = 100
 LONGEST_TIMER: Final = 86_400.0
 PROOF_SECONDS: Final = 8.0  # the spawner complains of what outlives SIGKILL before that
 # A worker of ours is asked by a frame first; SIGTERM follows when this part of the grace has gone by without its end.
@@ -54,6 +55,7 @@ class Channel:
         """`files` are the paths of its log and of its property file; `released` frees its name and slot."""
         self.name = request.channel_name
         self.graph_name = request.graph_name
+        self.user, self.session, self.source = request.user, request.session, request.source
         self.id = channel_id
         self.state = State.STARTING
         self.pid: int | None = None
@@ -69,19 +71,25 @@ class Channel:
         self._released = released
         self._loop = asyncio.get_running_loop()
         self._inbox: asyncio.Queue[tuple[Event, Cause | None, str]] = asyncio.Queue()
-        self._link = Link(self._on_frame, self._on_bad)
-        self._commands = Commands(self._link.send)
-        self._timers: list[asyncio.TimerHandle] = []
-        self._lease_timer: asyncio.TimerHandle | None = None
         self._found = Findings()
-        self._last_sign = time.monotonic()
-        self._lag_ms = 0.0
-        self._bad_lines = 0
-        self._says_ready = False
         self._started: asyncio.Future[None] = self._loop.create_future()
         self._gone: asyncio.Future[None] = self._loop.create_future()
+        self._lost: asyncio.Future[tuple[Cause, str]] = self._loop.create_future()
         self._log = log.bind(channel=self.name, id=self.id)
-        self._heard = Throttled(self._log)  # what the worker's frames make us log
+        self.feed = Feed(channel_id, surroundings.settings.events_kept)
+        self._hearing = Hearing(
+            self.feed,
+            self._found,
+            Throttled(self._log),  # what the worker's frames make us log
+            ready=self._on_ready,
+            reply=self._on_reply,
+            broken=lambda reason: self.post(Event.BROKEN, detail=reason),
+        )
+        self._link = Link(self._hearing.on_frame, self._hearing.on_bad)
+        self._commands = Commands(self._link.send)
+        self.asking = Asking(self._link, self._hearing, self._commands, self._files, self)
+        self._timers: list[asyncio.TimerHandle] = []
+        self._lease_timer: asyncio.TimerHandle | None = None
 
     @property
     def folder(self) -> Path:
@@ -98,7 +106,7 @@ class Channel:
         """One of "ok", "slow" and "stuck" (`health.verdict`); a foreign worker that does not beat counts as ok."""
         if self.state is not State.RUNNING or self.foreign:
             return "ok"
-        return verdict(time.monotonic() - self._last_sign, self._around.settings.beat_seconds, self._lag_ms)
+        return self._hearing.health(self._around.settings.beat_seconds)
 
     # ------------------------------------------------------------------ what others ask
 
@@ -134,6 +142,25 @@ class Channel:
             await foreign_commands.deliver(self.port, payload)
             return {}
         return await self._commands.ask(payload)
+
+    @property
+    def nodes(self) -> list[dict[str, Any]]:
+        """The graph's nodes as their worker tells of them: name, add-on, the turns they answer, public properties."""
+        return list(self._hearing.nodes.values())
+
+    @property
+    def reason(self) -> tuple[Cause, str] | None:
+        """Why it ends, as far as that is known; None: it does not."""
+        cause = self._found.cause
+        return None if cause is None else (cause, self._found.detail or EXPLANATIONS[cause].message)
+
+    def when_lost(self, callback: Callable[["asyncio.Future[tuple[Cause, str]]"], None]) -> None:
+        """Have `callback` told why the worker is no longer there, once that is known and its last words were heard."""
+        self._lost.add_done_callback(callback)
+
+    def forget(self, callback: Callable[["asyncio.Future[tuple[Cause, str]]"], None]) -> None:
+        """Undo `when_lost`."""
+        self._lost.remove_done_callback(callback)
 
     def fail(self, refusal: Refusal) -> None:
         """Let go of everything and answer whoever waits, when its life could not be lived to its end."""
@@ -189,23 +216,26 @@ class Channel:
 
     def _begin_lease(self) -> None:
         self._cancel_timers()
-        self._last_sign = time.monotonic()
-        self.lease.begin(self._last_sign)
+        self._hearing.last_sign = now = time.monotonic()
+        self.lease.begin(now)
         self._watch_lease()
 
     def _answer_start(self) -> None:
         self._log.info("channel.ready", graph=self.graph_name, pid=self.pid, ms=self._age_ms())
+        self.announce("ready", pid=self.pid)
         if not self._started.done():
             self._started.set_result(None)
 
     def _note_exit(self) -> None:
         self._link.drain()  # its last words may say more than its status
         self._found.judge()
+        self._lose()
 
     def _begin_stop(self) -> None:
         cause = self._found.cause
         late_ms = round((time.monotonic() - self.lease.deadline) * 1000, 3) if cause is Cause.LAPSED else None
         self._log.info("channel.stopping", cause=cause, late_ms=late_ms)
+        self.announce("stopping", cause=cause)
         grace = self._around.settings.worker_stop_grace_seconds
         term_after = 0.0 if self.foreign else grace * FRAME_SHARE
         if not self.foreign:
@@ -223,6 +253,12 @@ class Channel:
 
     def _finish(self) -> None:
         self.ending = self._found.ending()
+        self._lose()
+
+    def _lose(self) -> None:
+        if not self._lost.done():
+            known = self._found.ending()
+            self._lost.set_result((known.cause, known.detail))
 
     _actions: Final = {
         Action.REFRESH: _refresh,
@@ -247,6 +283,9 @@ class Channel:
         if ending is None:
             raise RuntimeError("a channel was cleared before it had ended")
         self._log.info("channel.gone", graph=self.graph_name, age_ms=self._age_ms(), **ending.as_fields())
+        self.announce("gone", pings=self.lease.pings, **ending.as_fields())
+        self.feed.publish("ended", ending.as_fields())
+        self.feed.close()
         if not self._started.done():
             self._started.set_exception(Refusal(ending.cause, ending.detail))
             self._started.exception()  # nobody may be waiting
@@ -269,7 +308,7 @@ class Channel:
             self._files.write_record(self._record(start_time))
         except OSError as error:  # on a full disk the session goes on; only a later supervisor will not know it
             self._log.error("channel.record_unwritten", error=str(error))
-        if self._says_ready:  # over its pipe, before the spawner told us of it
+        if self._hearing.says_ready:  # over its pipe, before the spawner told us of it
             self.post(Event.READY)
         if self.foreign and self.state is State.STARTING:
             self._timers.append(
@@ -314,52 +353,12 @@ class Channel:
         """The spawner died; its workers went with it."""
         self.post(Event.LOST)
 
-    def _on_frame(self, frame: Frame) -> None:
-        self._last_sign = time.monotonic()
-        handler = self._frames.get(frame["t"])
-        if handler is not None:
-            handler(self, frame)
-
-    def _on_ready(self, frame: Frame) -> None:
-        if skipped := frame.get("skipped"):
-            self._heard.warning("channel.addons_skipped", nodes=skipped)
-        self._says_ready = True
-        if self.pid is not None:
-            self.post(Event.READY)
-
-    def _on_beat(self, frame: Frame) -> None:
-        lag = frame.get("lag_ms")
-        self._lag_ms = float(lag) if isinstance(lag, int | float) else 0.0
-
     def _on_reply(self, frame: Frame) -> None:
         self._commands.answered(frame)
 
-    def _on_bye(self, frame: Frame) -> None:
-        """A start that fails says why; in all other cases the status tells it."""
-        self._found.said(frame.get("cause"), frame.get("detail", ""))
-
-    def _on_gap(self, frame: Frame) -> None:
-        self._heard.warning("channel.frames_lost", lost=frame.get("lost"))
-
-    def _on_state(self, frame: Frame) -> None:
-        if "error" in frame:
-            self._heard.warning("channel.node_error", node=frame.get("node"), error=str(frame["error"]))
-
-    _frames: Final = {
-        Up.READY.value: _on_ready,
-        Up.BEAT.value: _on_beat,
-        Up.REPLY.value: _on_reply,
-        Up.BYE.value: _on_bye,
-        Up.GAP.value: _on_gap,
-        Up.STATE.value: _on_state,
-    }
-
-    def _on_bad(self, bad: Bad) -> None:
-        self._bad_lines += 1
-        if self._bad_lines == 1:
-            self._log.warning("channel.bad_frame", size=bad.size, reason=bad.reason)
-        if self._bad_lines == MOST_BAD_LINES:
-            self.post(Event.BROKEN, detail=f"{MOST_BAD_LINES} lines that are no frames; the last: {bad.reason}")
+    def _on_ready(self) -> None:
+        if self.pid is not None:
+            self.post(Event.READY)
 
     # ------------------------------------------------------------------ timers
 
@@ -383,6 +382,11 @@ class Channel:
         self.post(Event.UNKILLABLE)
         self._around.spawner.kill(self.id)
         self._watch_stop(PROOF_SECONDS)
+
+    def announce(self, kind: str, **fields: Any) -> None:
+        """Tell of an event in this channel's life."""
+        about = {"channel": self.name, "id": self.id, "graph": self.graph_name, "user": self.user}
+        self._around.announce(kind, {**about, "session": self.session, "source": self.source, **fields})
 
     def _answer_all(self, refusal: Refusal) -> None:
         for waiting in (self._started, self._gone):

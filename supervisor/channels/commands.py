@@ -24,21 +24,28 @@ class Commands:
 
     async def ask(self, payload: dict[str, Any]) -> Frame:
         """Have the worker's graph handle a command; its reply frame. Raises Refusal(COMMAND_UNDELIVERED)."""
+        return await self._reply({"t": Down.COMMAND.value, "payload": payload}, Cause.COMMAND_UNDELIVERED)
+
+    async def update(self, properties: dict[str, Any]) -> Frame:
+        """Have the worker's nodes take new properties; its reply frame. Raises Refusal(UPDATE_REFUSED)."""
+        return await self._reply({"t": Down.UPDATE.value, "properties": properties}, Cause.UPDATE_REFUSED)
+
+    async def _reply(self, frame: Frame, cause: Cause) -> Frame:
         number = next(self._numbers)
         reply = self._waiting[number] = asyncio.get_running_loop().create_future()
         try:
-            self._send({"t": Down.COMMAND.value, "id": number, "payload": payload})
+            self._send({**frame, "id": number})
             async with asyncio.timeout(SECONDS):
-                frame: Frame = await reply
+                answer: Frame = await reply
         except TimeoutError as error:  # before OSError, of which it is one
-            raise Refusal(Cause.COMMAND_UNDELIVERED, f"no reply within {SECONDS:g} s") from error
+            raise Refusal(cause, f"no reply within {SECONDS:g} s") from error
         except (FrameError, LinkFullError, OSError) as error:
-            raise Refusal(Cause.COMMAND_UNDELIVERED, f"the worker cannot be told: {error}") from error
+            raise Refusal(cause, f"the worker cannot be told: {error}") from error
         finally:
             del self._waiting[number]
-        if not frame.get("ok"):
-            raise Refusal(Cause.COMMAND_UNDELIVERED, f"the worker refused: {str(frame.get('error', ''))[:MAX_ERROR]}")
-        return frame
+        if not answer.get("ok"):
+            raise Refusal(cause, f"the worker refused: {str(answer.get('error', ''))[:MAX_ERROR]}")
+        return answer
 
     def answered(self, frame: Frame) -> None:
         """A reply frame came; one that nobody waits for any more is dropped."""

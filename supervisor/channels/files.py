@@ -43,6 +43,12 @@ class ChannelFiles:
         """What a later supervisor has to know of the channel. Raises OSError."""
         self._bundle.write_record(record)
 
+    def write_turn(self, name: str, data: bytes) -> None:
+        """Put what a turn asks into the channel's folder, for the worker to take. Raises OSError. Blocks."""
+        fd = os.open(self.folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+
     def close(self) -> None:
         """The worker has ended: take what is left of its output, then let go."""
         if self._sink is not None:

@@ -8,13 +8,14 @@ NEVER: Final = float("inf")
 class Lease:
     """Kept by pings: the channel lapses when `timeout` seconds go by without one. All times are monotonic seconds."""
 
-    __slots__ = ("deadline", "last_ping", "timeout")
+    __slots__ = ("deadline", "last_ping", "pings", "timeout")
 
     def __init__(self, timeout: float) -> None:
         """`timeout` in seconds, or NEVER. There is no deadline before the first `refresh`."""
         self.timeout = timeout
         self.deadline = NEVER
         self.last_ping: float | None = None
+        self.pings = 0
 
     def begin(self, now: float) -> None:
         """The worker is ready: the lease runs from now."""
@@ -23,6 +24,7 @@ class Lease:
     def ping(self, now: float) -> None:
         """A client pinged."""
         self.last_ping = now
+        self.pings += 1
         self.deadline = now + self.timeout
 
     def remaining(self, now: float) -> float | None:

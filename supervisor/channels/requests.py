@@ -14,7 +14,8 @@ class StartRequest:
     """One channel to start.
 
     `timeout` in seconds: positive that many, -1 never, None, 0 or any other negative the server's default.
-    `properties` are the overrides ``{node: {property: value}}``; a node's value may be None.
+    `properties` are the overrides ``{node: {property: value}}``; a node's value may be None. `user` and `session` are
+    whose conversation the channel carries, None: one of the channel's own; `source` is the API it came by.
     """
 
     channel_name: str
@@ -25,6 +26,9 @@ class StartRequest:
     properties: dict[str, Any] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     request_id: str = ""
+    user: str = ""
+    session: str | None = None
+    source: str = "ten"
 
 
 def check_channel_name(name: str) -> None:

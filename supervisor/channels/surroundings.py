@@ -1,16 +1,26 @@
 """What all channels share."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from supervisor.processes.logs import LogWriter
 from supervisor.processes.spawner import SpawnerClient
 from supervisor.settings import Settings
 
+# Tells of an event in a channel's life: its name, and its fields (docs/http.md, "Events").
+Announce = Callable[[str, Mapping[str, Any]], None]
+
+
+def unheard(_kind: str, _fields: Mapping[str, Any]) -> None:
+    """Where nobody listens."""
+
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """The settings, the spawner's client and the thread that writes the logs."""
+    """The settings, the spawner's client, the thread that writes the logs, and who hears of the channels' lives."""
 
     settings: Settings
     spawner: SpawnerClient
     writer: LogWriter
+    announce: Announce = unheard

@@ -74,6 +74,10 @@ class ChannelTable:
         channel = self._channels.get(name)
         if channel is None:
             raise Refusal(Cause.CHANNEL_UNKNOWN)
+        return await self.stop_this(channel, cause=cause, kill=kill)
+
+    async def stop_this(self, channel: Channel, *, cause: Cause, kill: bool = False) -> Receipt | None:
+        """Stop this very channel, whatever bears its name now; like `stop`. Raises Refusal(STOP_FAILED)."""
         channel.post(Event.KILL if kill else Event.STOP, cause, "")
         try:
             async with asyncio.timeout(self._around.settings.worker_stop_grace_seconds + STOP_SLACK_SECONDS):
@@ -95,6 +99,11 @@ class ChannelTable:
     def get(self, name: str) -> Channel | None:
         """The channel of this name, whatever its state."""
         return self._channels.get(name)
+
+    def of_session(self, graph: str, user: str, session: str) -> Channel | None:
+        """The channel somebody started for this session."""
+        wanted = (graph, user, session)
+        return next((c for c in self._channels.values() if (c.graph_name, c.user, c.session) == wanted), None)
 
     def running(self) -> list[Channel]:
         """The channels whose workers are ready."""
@@ -140,6 +149,7 @@ class ChannelTable:
         timeout = timeout_of(request.timeout, float(settings.worker_quit_timeout_seconds))
         channel = Channel(request, plan, channel_id, files, timeout, self._around, self._release)
         self._channels[channel.name] = channel
+        channel.announce("claimed", created_at=channel.created_at)
         for warning in plan.warnings:
             log.warning("channel.graph_warning", channel=channel.name, warning=warning)
         # In a context of its own: what it logs is not the start request's.

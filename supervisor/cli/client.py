@@ -6,8 +6,9 @@ Whatever goes wrong is a `CommandError`: 1 the server refused, 2 no usable addre
 import http.client
 import json
 import os
+import socket
 from collections import ChainMap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -23,6 +24,7 @@ CONNECT_SECONDS: Final = 5.0
 ANSWER_SECONDS: Final = 300.0  # a start may take as long as the operator lets workers take
 CAUSE_HEADER: Final = "Agentd-Cause"
 WANTED: Final = ("host", "port", "token")
+READ_BYTES: Final = 64 * 1024
 _DEFAULTS: Final = (("host", "127.0.0.1"), ("port", "8080"))  # those of supervisor.settings; a test compares them
 # An address to listen on that means every address, and the one to reach it by.
 ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not listened on
@@ -109,9 +111,36 @@ class Client:
             while chunk := response.read1():
                 yield chunk
 
+    def events(
+        self, path: str, body: dict[str, Any], *, silence: float, connected: Callable[[socket.socket], None]
+    ) -> Iterator[bytes]:
+        """The server-sent events a request is answered by, in pieces as they come, until the server ends them.
+
+        `connected` gets the connection before the request is sent, so that somebody else can shut it down; an OSError
+        it raises ends the matter. A server that says nothing for `silence` seconds is given up.
+        """
+        with self._exchange("POST", path, body, endless=True, silence=silence, connected=connected) as response:
+            if response.status != HTTPStatus.OK or response.headers.get_content_type() != "text/event-stream":
+                self._read(response, "")
+                raise self._not_agentd(response, "no events")
+            try:
+                while chunk := response.read1(READ_BYTES):
+                    yield chunk
+            except TimeoutError as error:
+                raise broken_off(f"agentd at {self._target.url} has said nothing for {silence:g} s") from error
+            except (OSError, http.client.HTTPException) as error:
+                raise broken_off(str(error) or type(error).__name__) from error
+
     @contextmanager
     def _exchange(
-        self, method: str, path: str, body: dict[str, Any] | None = None, *, endless: bool = False
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        *,
+        endless: bool = False,
+        silence: float | None = None,
+        connected: Callable[[socket.socket], None] | None = None,
     ) -> Iterator[http.client.HTTPResponse]:
         connection = self._connect(self._host, self._port, timeout=CONNECT_SECONDS)
         headers = {"Content-Type": "application/json"} if body is not None else {}
@@ -121,10 +150,12 @@ class Client:
             connection.connect()
             sock = connection.sock
             sock.settimeout(self._answer_seconds)
+            if connected is not None:
+                connected(sock)
             connection.request(method, self._path + path, None if body is None else _encode(body), headers)
             response = connection.getresponse()
             if endless:
-                sock.settimeout(None)
+                sock.settimeout(silence)
             yield response
         except (OSError, http.client.HTTPException) as error:
             raise CommandError(
@@ -145,20 +176,22 @@ class Client:
         except ValueError:
             answer = None
         if not isinstance(answer, dict):
-            kind = response.headers.get_content_type()
-            raise CommandError(
-                REFUSED,
-                cause="not_agentd",
-                message=f"what answers at {self._target.url} (from {self._target.named_by}) is not agentd",
-                detail=f"HTTP {response.status}, {len(data)} bytes of {kind}",
-                next_step="give the address of agentd with --server or AGENTD_SERVER",
-            )
+            raise self._not_agentd(response, f"{len(data)} bytes")
         if isinstance(answer.get("error"), dict):
             told = {name: str(answer["error"].get(name, "")) for name in ("cause", "message", "detail", "next_step")}
             raise CommandError(REFUSED, **told)
         if answer.get("code", "0") != "0":
             raise _refusal_of_ten(answer, _known(response.headers.get(CAUSE_HEADER)), path)
         return answer
+
+    def _not_agentd(self, response: http.client.HTTPResponse, amount: str) -> CommandError:
+        return CommandError(
+            REFUSED,
+            cause="not_agentd",
+            message=f"what answers at {self._target.url} (from {self._target.named_by}) is not agentd",
+            detail=f"HTTP {response.status}, {amount} of {response.headers.get_content_type()}",
+            next_step="give the address of agentd with --server or AGENTD_SERVER",
+        )
 
     def _no_address(self, reason: str) -> CommandError:
         return _usage(f"{self._target.url!r} (from {self._target.named_by}) is not an address", reason)
@@ -201,6 +234,17 @@ def _refusal_of_ten(answer: dict[str, Any], cause: Cause | None, path: str) -> C
         message=f"{msg} (code {code})",
         detail=detail,
         next_step=NEXT_STEPS.get(code, "look at detail"),
+    )
+
+
+def broken_off(detail: str) -> CommandError:
+    """The error of an answer whose end did not come."""
+    return CommandError(
+        REFUSED,
+        cause="connection_lost",
+        message="the answer broke off",
+        detail=detail,
+        next_step="look whether the server runs with `agentd ls`, then ask again",
     )
 
 

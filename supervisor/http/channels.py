@@ -1,140 +1,198 @@
-"""agentd's own API for channels: look at them, stop them, read their logs. Real statuses, plain JSON."""
+"""agentd's own API for channels: start them, look at them, give them new properties, stop them.
+
+Real statuses, plain JSON (docs/http.md).
+"""
 
 import asyncio
-import math
+import re
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol
+from urllib.parse import quote
 
 import structlog
 from aiohttp import hdrs, web
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from supervisor.causes import Cause, Refusal
-from supervisor.http.logtail import LogReader
+from supervisor.channels.lifecycle import State
+from supervisor.channels.requests import MAX_NAME_BYTES, StartRequest
+from supervisor.http import bodies
+from supervisor.http.channel_views import channel_json, last_life, nodes_json
+from supervisor.http.faults import checked
+from supervisor.http.intake import read_object
 from supervisor.http.owned import OwnedTasks
-from supervisor.http.replies import native
-from supervisor.http.request_keys import note
-from supervisor.http.streams import Streams
+from supervisor.http.queries import Query, Switch, read_query
+from supervisor.http.replies import native, refused
+from supervisor.http.request_keys import REQUEST_ID, note
+from supervisor.options import LIMIT_RANGES
+from supervisor.property import check_overridable
+from supervisor.store.errors import StoreError
+from supervisor.turns.requests import MAX_KEY_BYTES
 
 if TYPE_CHECKING:
     from supervisor.channels.channel import Channel
     from supervisor.channels.table import ChannelTable
+    from supervisor.http.ledger import Records
     from supervisor.processes.monitor import Sample
     from supervisor.settings import Settings
+    from supervisor.turns.turn import Turn
 
 log = structlog.get_logger()
 
 CHANNEL: Final = "/channels/{name:[^/]+}"  # without the pattern a name with braces would not match
 SAMPLE_SECONDS: Final = 2.0
-POLL_SECONDS: Final = 0.25
-MAX_TAIL: Final = 1_000_000
-SWITCHES: Final[Mapping[str, bool]] = {"1": True, "true": True, "0": False, "false": False}
+LAST_SECONDS: Final = 1.0  # for the ledger, when somebody asks for a channel that is not there
+READABLE: Final = 40  # of a name that is made up: what is taken from the graph's
+MAX_TIMEOUT: Final = 2**31 - 1
 
+# As `check_channel_name` has it, but for the size, which it counts in bytes.
+NAME_PATTERN: Final = r"^(?!\.)(?!.*\.\.)[^/\\\u0000]+$"
+LIMITS_SCHEMA: Final = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        name: {"type": ["integer", "null"], "minimum": low, "maximum": high}
+        for name, (low, high) in LIMIT_RANGES.items()
+    },
+}
 
 Sampler = Callable[[Sequence["Channel"]], Awaitable[Mapping[str, "Sample"]]]
+Overrides = dict[str, dict[str, Any] | None]
 
 
-def channel_json(channel: "Channel", sample: "Sample | None", monotonic: float, wall: float) -> dict[str, Any]:
-    """One channel as the native API shows it; times in seconds, None: never, or not known. Pure."""
-    lease = channel.lease
-    return {
-        "name": channel.name,
-        "id": channel.id,
-        "graph": channel.graph_name,
-        "state": channel.state.value,
-        "health": channel.health,
-        "pid": channel.pid,
-        "created_at": channel.created_at,
-        "age_seconds": max(0.0, wall - channel.created_at),
-        "last_ping_seconds": None if lease.last_ping is None else monotonic - lease.last_ping,
-        "lease_seconds": None if math.isinf(lease.timeout) else lease.timeout,
-        "time_left_seconds": lease.remaining(monotonic),
-        "rss_bytes": None if sample is None else sample.rss_bytes,
-        "cpu_percent": None if sample is None else sample.cpu_percent,
-        "processes": None if sample is None else sample.processes,
-    }
+class Turns(Protocol):
+    """Who knows which turns are under way."""
+
+    def running(self) -> "Mapping[str, Turn]":
+        """The turn each channel is at, by the channel's id."""
+
+
+class ChannelBody(BaseModel):
+    """A channel to start."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    graph: str = Field(min_length=1, description="the graph its worker runs")
+    name: Annotated[str, WithJsonSchema({"type": "string", "pattern": NAME_PATTERN, "maxLength": MAX_NAME_BYTES})] = (
+        Field("", description="its name, at most 100 bytes; without one it gets a readable one of its own")
+    )
+    user: str = Field("", max_length=MAX_KEY_BYTES, description="whose conversation it carries")
+    session: str | None = Field(
+        None, min_length=1, max_length=MAX_KEY_BYTES, description="which one; none: one of the channel's own"
+    )
+    timeout: int | None = Field(
+        None, ge=-1, le=MAX_TIMEOUT, description="its lease in seconds; -1: for ever; none or 0: the server's default"
+    )
+    properties: Overrides = Field({}, description="overrides {node: {property: value}}, at most 1 MiB of JSON")
+    limits: Annotated[dict[str, Any], WithJsonSchema(LIMITS_SCHEMA)] = Field(
+        {}, description="limits lower than those of the settings and the graph"
+    )
+
+
+class StopQuery(Query):
+    """How a channel is stopped."""
+
+    kill: Switch = Field(False, description="at once, without grace")
 
 
 class ChannelsApi:
-    """The handlers below ``/channels``."""
+    """The handlers of channels, but for their logs, events and turns."""
 
-    def __init__(self, settings: "Settings", table: "ChannelTable", sample: Sampler, owned: OwnedTasks) -> None:
+    def __init__(
+        self,
+        settings: "Settings",
+        table: "ChannelTable",
+        sample: Sampler,
+        owned: OwnedTasks,
+        turns: Turns,
+        records: "Records",
+    ) -> None:
         self._table = table
         self._sample = sample
         self._owned = owned
-        self._logs_to_stdout = settings.log_stdout
-        self._streams = Streams()
+        self._turns = turns
+        self._records = records
+        self._body_limit = settings.body_limit_bytes
+        self._overridable = settings.overridable
 
     def routes(self) -> list[web.RouteDef]:
         """The routes of this API."""
         return [
             web.get("/channels", self.list_all),
+            web.post("/channels", self.start),
             web.get(CHANNEL, self.show),
             web.delete(CHANNEL, self.stop),
-            web.get(f"{CHANNEL}/logs", self.logs),
+            web.patch(f"{CHANNEL}/properties", self.update),
         ]
-
-    def close(self) -> None:
-        """End all streams."""
-        self._streams.close()
 
     async def list_all(self, _: web.Request) -> web.Response:
         """``GET /channels``: every channel there is, starting and stopping ones too."""
         return native({"channels": await self._described(self._table.all())})
 
+    async def start(self, request: web.Request) -> web.Response:
+        """``POST /channels``: answers when the worker is ready; a client that hangs up does not undo the start."""
+        body = checked(ChannelBody, await read_object(request, self._body_limit, bodies.parse_start))
+        name = body.name if "name" in body.model_fields_set else made_up(body.graph)
+        note(request, channel=name)
+        wanted = StartRequest(
+            channel_name=name,
+            graph_name=body.graph,
+            timeout=body.timeout,
+            properties=bodies.read_overrides({"properties": body.properties}),
+            limits=bodies.read_limits({"limits": body.limits}),
+            request_id=request[REQUEST_ID],
+            user=body.user,
+            session=body.session,
+            source="native",
+        )
+        channel = await self._owned.finish(self._start(wanted))
+        response = native(await self._shown(channel))
+        response.set_status(201)
+        response.headers[hdrs.LOCATION] = f"/channels/{quote(name, safe='')}"
+        return response
+
+    async def _start(self, wanted: StartRequest) -> "Channel":
+        """A session has one worker at most; nothing is awaited between the look and the table's claim."""
+        if wanted.session is not None:
+            other = self._table.of_session(wanted.graph_name, wanted.user, wanted.session)
+            if other is not None:
+                raise Refusal(Cause.CHANNEL_EXISTS, f"session {wanted.session!r} has channel {other.name!r} already")
+        return await self._table.start(wanted)
+
     async def show(self, request: web.Request) -> web.Response:
-        """``GET /channels/{name}``."""
-        [described] = await self._described([self._channel(request)])
-        return native(described)
+        """``GET /channels/{name}``; of one that has ended the refusal tells its ending."""
+        try:
+            channel = channel_of(request, self._table)
+        except Refusal as refusal:
+            return refused(refusal, request.path, strict=False, more={"last": await self._last(_name(request))})
+        return native(await self._shown(channel))
+
+    async def update(self, request: web.Request) -> web.Response:
+        """``PATCH /channels/{name}/properties``: new properties for nodes of a live worker; all are taken, or none."""
+        channel = channel_of(request, self._table)
+        changes = bodies.read_overrides({"properties": await read_object(request, self._body_limit)})
+        if self._overridable is not None:
+            check_overridable(changes, self._overridable)
+        if channel.state is not State.RUNNING:
+            raise Refusal(Cause.CHANNEL_UNKNOWN, f"channel {channel.name!r} is {channel.state.value}")
+        if changes:
+            await self._owned.finish(channel.asking.update(changes))
+        return native({"name": channel.name, "nodes": nodes_json(channel)})
 
     async def stop(self, request: web.Request) -> web.Response:
         """``DELETE /channels/{name}``: with grace, or with ``?kill=1`` without; answers the receipt."""
         name = _name(request)
-        kill = _switch(request, "kill")
+        kill = read_query(StopQuery, request).kill
         cause = Cause.KILLED if kill else Cause.STOPPED
         receipt = await self._owned.finish(self._table.stop(name, cause=cause, kill=kill))
         return native({"name": name, "receipt": None if receipt is None else asdict(receipt)})
 
-    async def logs(self, request: web.Request) -> web.StreamResponse:
-        """``GET /channels/{name}/logs``: the last `tail` lines, with ``follow=1`` until the channel ends."""
-        channel = self._channel(request)
-        tail, follow = _tail(request), _switch(request, "follow")
-        if self._logs_to_stdout:
-            raise Refusal(Cause.NOT_FOUND, "LOG_STDOUT is set: the workers' output goes to the server's own output")
-        response = web.StreamResponse(
-            headers={hdrs.CONTENT_TYPE: "text/plain; charset=utf-8", "X-Content-Type-Options": "nosniff"}
-        )
-        if request.method == hdrs.METH_HEAD:
-            return response
-        with LogReader(channel.log_file) as reader:
-            await asyncio.to_thread(reader.open, tail)
-            await response.prepare(request)
-            while True:
-                # decided before the last read, so that it also gets what was written up to the end
-                last = not follow or self._streams.closing.is_set() or self._table.get(channel.name) is not channel
-                while data := reader.read():
-                    await self._streams.finish(request, response.write(data))
-                    await asyncio.sleep(0)  # a write does not yield while its buffer has room
-                if last or request.transport is None:
-                    break
-                await self._pause()
-            await self._streams.finish(request, response.write_eof())
-        return response
-
-    async def _pause(self) -> None:
-        try:
-            async with asyncio.timeout(POLL_SECONDS):
-                await self._streams.closing.wait()
-        except TimeoutError:
-            return
-
-    def _channel(self, request: web.Request) -> "Channel":
-        name = _name(request)
-        channel = self._table.get(name)
-        if channel is None:
-            raise Refusal(Cause.CHANNEL_UNKNOWN, f"no channel {name!r} is running")
-        return channel
+    async def _shown(self, channel: "Channel") -> dict[str, Any]:
+        [described] = await self._described([channel])
+        return {**described, "nodes": nodes_json(channel)}
 
     async def _described(self, channels: Sequence["Channel"]) -> list[dict[str, Any]]:
         samples: Mapping[str, Sample] = {}
@@ -143,27 +201,40 @@ class ChannelsApi:
                 samples = await self._sample(channels)
         except TimeoutError:
             log.warning("sample.late", channels=len(channels), after_seconds=SAMPLE_SECONDS)
+        turns = self._turns.running()
         monotonic, wall = time.monotonic(), time.time()
-        return [channel_json(channel, samples.get(channel.id), monotonic, wall) for channel in channels]
+        return [
+            channel_json(channel, samples.get(channel.id), turns.get(channel.id), monotonic, wall)
+            for channel in channels
+        ]
+
+    async def _last(self, name: str) -> dict[str, Any] | None:
+        """How the last channel of this name ended, None when that is not known (in time)."""
+        try:
+            async with asyncio.timeout(LAST_SECONDS):
+                rows = await self._records.ledger(channel=name, open=False, limit=1)
+        except (StoreError, TimeoutError) as error:
+            log.info("ledger.unread", channel=name, error=str(error) or "late")
+            return None
+        return last_life(rows[0]) if rows else None
+
+
+def made_up(graph: str) -> str:
+    """A name for a channel that was given none: readable, and hardly ever taken."""
+    readable = re.sub(r"[^A-Za-z0-9_-]+", "-", graph)[:READABLE].strip("-") or "channel"
+    return f"{readable}-{secrets.token_hex(4)}"
+
+
+def channel_of(request: web.Request, table: "ChannelTable") -> "Channel":
+    """The channel that the request's path names. Raises Refusal(CHANNEL_UNKNOWN)."""
+    name = _name(request)
+    channel = table.get(name)
+    if channel is None:
+        raise Refusal(Cause.CHANNEL_UNKNOWN, f"no channel {name!r} is running")
+    return channel
 
 
 def _name(request: web.Request) -> str:
     name = request.match_info["name"]
     note(request, channel=name)
     return name
-
-
-def _switch(request: web.Request, key: str) -> bool:
-    value = request.query.get(key, "0")
-    if value not in SWITCHES:
-        raise Refusal(Cause.BODY_INVALID, f"{key} is {value[:64]!r}; allowed are {', '.join(SWITCHES)}")
-    return SWITCHES[value]
-
-
-def _tail(request: web.Request) -> int | None:
-    value = request.query.get("tail")
-    if value is None:
-        return None
-    if not (value.isascii() and value.isdigit() and len(value) <= 7 and int(value) <= MAX_TAIL):
-        raise Refusal(Cause.BODY_INVALID, f"tail is {value[:64]!r}; it must be an integer from 0 to {MAX_TAIL}")
-    return int(value)

@@ -126,6 +126,7 @@ def make_runner(app: web.Application, *, close_seconds: float, **options: Any) -
         app,
         access_log=None,  # requests are logged by the application
         handle_signals=False,
+        handler_cancellation=True,  # a client that hangs up ends its turn at once; what must not be undone is owned
         shutdown_timeout=close_seconds,
         keepalive_timeout=KEEP_ALIVE_SECONDS,
         **options,

@@ -73,6 +73,11 @@ ROWS: Final[dict[Cause, Row]] = {
     Cause.ADDONS_UNREADABLE: Row("10105", 500),
     Cause.PRESETS_INVALID: Row("10007", 500),
     Cause.COMMAND_UNDELIVERED: Row("10104", 502),
+    Cause.TURN_UNKNOWN: Row("10002", 404),
+    Cause.SESSION_BUSY: Row("10001", 409),
+    Cause.SESSION_QUEUE_FULL: Row("10001", 429),
+    Cause.STORE_UNAVAILABLE: Row("10101", 503),
+    Cause.UPDATE_REFUSED: Row("10104", 422),
     Cause.INTERNAL: Row("10000", 500),
     Cause.SPAWN_FAILED: Row("10101", 500),
     Cause.ADDONS_MISSING: Row("10101", 500),
@@ -91,6 +96,30 @@ ROWS: Final[dict[Cause, Row]] = {
     Cause.SERVER_LOST: Row("10101", 503),
     Cause.SPAWNER_LOST: Row("10101", 503),
     Cause.STOP_FAILED: Row("10102", 500),
+    Cause.SESSION_IDLE: Row("10101", 503),
+    Cause.SESSION_EVICTED: Row("10101", 503),
+    Cause.TURN_ENDED: Row("10101", 409),
+    Cause.CANCEL_IGNORED: Row("10101", 502),
+    # endings of a turn
+    Cause.COMPLETED: Row("0", 200),
+    Cause.NOT_IMPLEMENTED: Row("10104", 501),
+    Cause.AGENT_ERROR: Row("10104", 500),
+    Cause.RESPONSE_INVALID: Row("10104", 502),
+    Cause.TURN_CANCELLED: Row("10104", 409),
+    Cause.CLIENT_GONE: Row("10104", 499),
+    Cause.TURN_TIMEOUT: Row("10104", 504),
+    Cause.TURN_SILENT: Row("10104", 504),
+}
+
+# Refusals that another try may get round, and after how many seconds.
+RETRY_AFTER: Final[dict[Cause, int]] = {
+    Cause.WORKERS_LIMIT: 2,
+    Cause.GRAPH_LIMIT: 2,
+    Cause.SESSION_BUSY: 5,
+    Cause.SESSION_QUEUE_FULL: 5,
+    Cause.STORE_UNAVAILABLE: 5,
+    Cause.SHUTTING_DOWN: 5,
+    Cause.SERVER_STOPPED: 5,
 }
 
 PER_PATH: Final[dict[tuple[str, Cause], str]] = {

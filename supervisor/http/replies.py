@@ -6,9 +6,21 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
 from supervisor.causes import Cause, Refusal
-from supervisor.http.envelope import CONTENT_TYPE, ROWS, encode, failure, native_failure, status_of, success
+from supervisor.http.envelope import (
+    CONTENT_TYPE,
+    RETRY_AFTER,
+    ROWS,
+    encode,
+    failure,
+    native_failure,
+    status_of,
+    success,
+)
 
 CAUSE_HEADER: Final = "Agentd-Cause"  # TEN's codes each stand for several causes; this tells which
+
+NATIVE: Final = frozenset({"/channels", "/turns", "/events", "/ledger", "/openapi.json"})
+CLIENT_ERROR: Final = 400
 
 _HEADERS: Final = CIMultiDict({hdrs.CONTENT_TYPE: CONTENT_TYPE})
 _SUCCESS: Final = success()
@@ -36,7 +48,7 @@ def native(data: Any) -> web.Response:
 
 def is_native(path: str) -> bool:
     """Whether a path belongs to the native API, also when nothing is there."""
-    return path == "/channels" or path.startswith("/channels/")
+    return path in NATIVE or path.startswith("/channels/")
 
 
 def refused(refusal: Refusal, path: str, *, strict: bool) -> web.Response:
@@ -46,6 +58,8 @@ def refused(refusal: Refusal, path: str, *, strict: bool) -> web.Response:
     else:
         response = json_reply(failure(refusal, path), status_of(refusal.cause, path, strict=strict))
     response.headers[CAUSE_HEADER] = refusal.cause.value
+    if response.status >= CLIENT_ERROR and (seconds := RETRY_AFTER.get(refusal.cause)) is not None:
+        response.headers[hdrs.RETRY_AFTER] = str(seconds)
     if refusal.cause is Cause.UNAUTHORIZED:
         response.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
     return response

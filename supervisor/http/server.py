@@ -21,10 +21,13 @@ from supervisor.causes import EXPLANATIONS, Cause, Refusal
 from supervisor.http.channels import ChannelsApi, Sampler
 from supervisor.http.connections import CONNECTIONS, Connections, most_connections
 from supervisor.http.control import ControlApi, Details
+from supervisor.http.dialects.base import TurnHandler
 from supervisor.http.hosts import Hosts
 from supervisor.http.owned import OwnedTasks
 from supervisor.http.replies import refused
 from supervisor.http.request_keys import NOTES, REQUEST_ID
+from supervisor.http.streams import Streams
+from supervisor.http.turns import TurnsApi
 from supervisor.http.vectors import VectorsApi
 from supervisor.setting_types import is_loopback
 
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from supervisor.catalog import GraphCatalog
     from supervisor.channels.table import ChannelTable
     from supervisor.settings import Settings
+    from supervisor.turns.sessions import Sessions
 
 log = structlog.get_logger()
 
@@ -65,6 +69,7 @@ def build_app(
     *,
     sample: Sampler,
     details: Details,
+    sessions: "Sessions",
 ) -> web.Application:
     """The application for `table`.
 
@@ -73,7 +78,9 @@ def build_app(
     the table must still live then, or have refused them. Run it with `make_runner` and `Site` of connections.py.
     """
     owned = OwnedTasks()
-    channels = ChannelsApi(settings, table, sample, owned)
+    streams = Streams()
+    channels = ChannelsApi(settings, table, sample, owned, streams)
+    turns = TurnsApi(settings, sessions, TurnHandler(sessions, streams))
     vectors = VectorsApi(settings, table, owned)
     open_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     connections = Connections(most_connections(settings, open_files), settings.head_seconds)
@@ -82,6 +89,7 @@ def build_app(
     app.add_routes(ControlApi(settings, table, catalog, details, owned).routes())
     app.add_routes(vectors.routes())
     app.add_routes(channels.routes())
+    app.add_routes(turns.routes())
     app.on_response_prepare.append(door.finish_headers)
     app[CONNECTIONS] = connections
 
@@ -90,7 +98,7 @@ def build_app(
         await vectors.clear_leftovers()
 
     async def shut_down(_: web.Application) -> None:
-        channels.close()
+        streams.close()
         connections.close()
 
     async def clean_up(_: web.Application) -> None:

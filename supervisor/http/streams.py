@@ -16,6 +16,7 @@ class Streams:
     def __init__(self) -> None:
         self.closing = asyncio.Event()
         self._limits: set[asyncio.Timeout] = set()
+        self._pauses: set[asyncio.Timeout] = set()
 
     async def finish(self, request: web.Request, write: Awaitable[None]) -> None:
         """Await `write`, a part of the answer to `request`.
@@ -37,10 +38,23 @@ class Streams:
         finally:
             self._limits.discard(limit)
 
+    async def pause(self, event: Awaitable[object], seconds: float) -> None:
+        """Await what may not come: for `seconds` at most, and no longer than until `close`."""
+        limit = asyncio.timeout(0 if self.closing.is_set() else seconds)
+        try:
+            async with limit:
+                self._pauses.add(limit)
+                await event
+        except TimeoutError:
+            return
+        finally:
+            self._pauses.discard(limit)
+
     def close(self) -> None:
         """Let all of them end; those whose readers take nothing get LAST_SECONDS."""
         self.closing.set()
-        last = asyncio.get_running_loop().time() + LAST_SECONDS
-        for limit in self._limits:
-            if not limit.expired():
-                limit.reschedule(last)
+        now = asyncio.get_running_loop().time()
+        for limits, last in ((self._limits, now + LAST_SECONDS), (self._pauses, now)):
+            for limit in limits:
+                if not limit.expired():
+                    limit.reschedule(last)

@@ -11,8 +11,7 @@ from supervisor.processes.receiver import Receiver
 from worker.frames import VERSION, Bad, Down, Frame, Up, encode
 from worker.spawn import DOWN_FIFO, UP_FIFO
 
-READ_SIZE: Final = 64 * 1024
-READS_AT_ONCE: Final = 4
+READ_SIZE: Final = 32 * 1024  # at once, then the other channels have their turn
 QUIET_FRAMES: Final = 2  # a worker sends a few beats without one
 ACK_FRAMES: Final = 256
 ACK_BYTES: Final = 256 * 1024
@@ -23,6 +22,7 @@ WINDOW_BYTES: Final = int(RATE_BYTES * WINDOW_SECONDS)
 LINE_BYTES: Final = 256  # what a line counts for beyond its length: many short ones cost as much as few long ones
 LARGEST_PIPE: Final = 1024 * 1024
 
+_BEAT: Final = Up.BEAT.value
 _WARY: Final = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -34,6 +34,9 @@ class Link:
     """One channel's pipes. Both FIFOs are held open both ways, so that neither side ever sees a broken pipe.
 
     No more than RATE_BYTES a second are read: a worker that floods waits, and leaves the loop to others.
+
+    `held` is the number of the first frame that somebody who was given it has not taken yet, None when there is none:
+    it is acknowledged, and what follows it, only when that has happened (`taken`).
     """
 
     __slots__ = (
@@ -45,12 +48,14 @@ class Link:
         "_on_frame",
         "_outbox",
         "_pause",
+        "_paused",
         "_receiver",
         "_unacked_bytes",
         "_up",
         "_window_end",
         "_window_left",
         "_writing",
+        "held",
     )
 
     def __init__(self, on_frame: Callable[[Frame], None], on_bad: Callable[[Bad], None]) -> None:
@@ -65,6 +70,8 @@ class Link:
         self._unacked_bytes = 0
         self._beaten = False
         self._pause: asyncio.TimerHandle | None = None
+        self._paused = False
+        self.held: int | None = None
         self._window_end = 0.0
         self._window_left = 0
         self._receiver = Receiver(epoch=1)
@@ -107,15 +114,28 @@ class Link:
         self._up = self._down = -1
         self._outbox.clear()
 
+    def pause(self) -> None:
+        """Read no more until `go_on`: what has been read waits for somebody slow, and there is enough of it."""
+        if not self._paused and self._up >= 0:
+            self._paused = True
+            self._loop.remove_reader(self._up)
+
+    def go_on(self) -> None:
+        """Read again."""
+        if self._paused:
+            self._paused = False
+            self._listen()
+
+    def taken(self) -> None:
+        """What was held has been taken, or some of it."""
+        self._acknowledge()
+
     def _read(self) -> None:
         now = time.monotonic()
         if now >= self._window_end:
             self._window_end = now + WINDOW_SECONDS
             self._window_left = WINDOW_BYTES
-        # A few reads, then the other channels: a flood must not hold the loop.
-        for _ in range(READS_AT_ONCE):
-            if self._window_left <= 0 or self._take() < READ_SIZE:
-                break
+        self._take()
         self._acknowledge()
         if self._window_left <= 0 and self._up >= 0:
             self._loop.remove_reader(self._up)
@@ -123,7 +143,11 @@ class Link:
 
     def _resume(self) -> None:
         self._pause = None
-        self._loop.add_reader(self._up, self._read)
+        self._listen()
+
+    def _listen(self) -> None:
+        if self._up >= 0 and self._pause is None and not self._paused:
+            self._loop.add_reader(self._up, self._read)
 
     def _take(self) -> int:
         """Read once and hand on; how many bytes, 0 when there were none or a handler closed us."""
@@ -132,30 +156,37 @@ class Link:
         except BlockingIOError:
             return 0
         self._unacked_bytes += len(data)
-        self._window_left -= len(data) + LINE_BYTES * data.count(b"\n")
+        self._window_left -= len(data)
         for frame in self._receiver.feed(data):
             if isinstance(frame, Bad):
                 self._on_bad(frame)
             else:
-                self._beaten = self._beaten or frame["t"] == Up.BEAT
+                self._beaten = self._beaten or frame["t"] == _BEAT
                 self._on_frame(frame)
             if self._up < 0:
                 return 0  # a handler closed us
+        if self.held is None:  # else the pace is set by who takes the frames
+            self._window_left -= LINE_BYTES * data.count(b"\n")
         return len(data)
 
     def _acknowledge(self) -> None:
         """Acknowledge in batches, and with every other beat: a quiet channel needs no timer for it."""
-        many = self._receiver.last - self._acked >= ACK_FRAMES or self._unacked_bytes >= ACK_BYTES
-        if many or (self._beaten and self._receiver.last - self._acked >= QUIET_FRAMES):
+        seen = self._receiver.last
+        done = seen if self.held is None else self.held - 1
+        many = done - self._acked >= ACK_FRAMES or (self._unacked_bytes >= ACK_BYTES and done > self._acked)
+        if many or (self._beaten and seen - self._acked >= QUIET_FRAMES):
             self._send_ack()
 
     def _send_ack(self) -> None:
         # While other frames wait, the worker does not read: a later acknowledgement covers this one.
-        if not self._outbox and self._down >= 0 and self._receiver.last > self._acked:
-            self._acked = self._receiver.last
+        seen = self._receiver.last
+        done = seen if self.held is None else self.held - 1
+        if not self._outbox and self._down >= 0 and (done > self._acked or self._beaten):
+            self._acked = done
             self._unacked_bytes = 0
             self._beaten = False
-            self.send({"t": Down.ACK.value, "n": self._acked})
+            frame: Frame = {"t": Down.ACK.value, "n": done}
+            self.send(frame if seen == done else {**frame, "seen": seen})
 
     def _write(self) -> None:
         try:

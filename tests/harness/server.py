@@ -47,6 +47,7 @@ class Agentd:
 
     async def start(self, *flags: str, graphs: list[dict[str, Any]] | None = None, **settings: str) -> "Agentd":
         """Start and wait until it answers. `graphs` become the property file's predefined graphs."""
+        self._at_end = False
         property_file = self.folder / "property.json"
         if graphs is not None:
             property_file.write_text(json.dumps({"ten": {"predefined_graphs": graphs}}))

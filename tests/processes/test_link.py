@@ -268,3 +268,64 @@ async def test_a_link_without_fifos_is_an_error_and_leaves_nothing_open(tmp_path
     with pytest.raises(FileNotFoundError):
         link.open(tmp_path)
     link.close()
+
+
+async def test_what_is_held_is_not_acknowledged_but_told_as_seen(far: Far) -> None:
+    await far.heard()
+    far.answer_resume()
+    far.link.held = 2
+    far.write(b"".join(encode({"t": "event", "n": n}) for n in range(1, 4)) + encode({"t": "beat", "n": 4}))
+    assert await far.heard() == [{"t": "ack", "n": 1, "seen": 4}]
+    far.write(encode({"t": "event", "n": 5}) + encode({"t": "beat", "n": 6}))
+    assert await far.heard() == [{"t": "ack", "n": 1, "seen": 6}]
+    far.link.held = None
+    far.write(encode({"t": "event", "n": 7}) + encode({"t": "beat", "n": 8}))
+    assert await far.heard() == [{"t": "ack", "n": 8}]
+
+
+async def test_what_was_held_is_acknowledged_in_batches_when_it_is_taken(far: Far) -> None:
+    await far.heard()
+    far.answer_resume()
+    far.link.held = 1
+    far.write(b"".join(encode({"t": "event", "n": n}) for n in range(1, ACK_FRAMES + 1)))
+    await far.takes(ACK_FRAMES)
+    far.link.held = ACK_FRAMES
+    far.link.taken()  # one less than a batch
+    far.link.held = None
+    far.link.taken()
+    assert await far.heard() == [{"t": "ack", "n": ACK_FRAMES}]
+
+
+async def test_a_link_that_is_paused_reads_nothing_until_it_goes_on(far: Far) -> None:
+    far.answer_resume()
+    far.write(encode({"t": "event", "n": 1}))
+    await far.takes(1)
+    far.link.pause()
+    far.link.pause()
+    far.write(encode({"t": "event", "n": 2}))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert len(far.frames) == 1
+    far.link.go_on()
+    await far.takes(2)
+
+
+async def test_a_pause_for_the_rate_does_not_end_one_for_a_reader(far: Far) -> None:
+    far.answer_resume()
+    far.link.pause()
+    far.link._resume()
+    far.write(encode({"t": "event", "n": 1}))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert far.frames == []
+    far.link.go_on()
+    await far.takes(1)
+
+
+async def test_frames_that_somebody_takes_do_not_count_against_the_rate(far: Far) -> None:
+    far.answer_resume()
+    far.link.held = 1
+    lines = b"".join(encode({"t": "event", "n": n}) for n in range(1, 1001))
+    far.write(lines)
+    await far.takes(1000)
+    assert far.link._window_left > WINDOW_BYTES - 2 * len(lines)

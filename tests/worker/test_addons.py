@@ -4,34 +4,14 @@ from typing import Any
 
 import pytest
 
+from tests.harness.agents import Outside, build
+from worker.addons import BUILT_IN
 from worker.addons.echo import Echo
 from worker.addons.friday import Friday
 from worker.addons.meeting_room import MeetingRoom
-from worker.addons.message_collector import MAX_CHARACTERS, MAX_STREAMS, MessageCollector
 from worker.addons.openai_chatgpt import OpenAIChatGPT
-from worker.agent import Context, Kind, Message, PropertyError
-
-
-class Outside:
-    """Takes what a node lets out."""
-
-    def __init__(self) -> None:
-        self.messages, self.frames = [], []
-
-    async def route(self, node: Any, message: Any) -> None:
-        self.messages.append(message)
-
-    async def emit(self, frame: Any) -> Any:
-        self.frames.append(frame)
-        return len(self.frames)
-
-    def context(self, properties: Any = None) -> Any:
-        return Context(node="n", addon="a", channel="c", properties=properties or {}, route=self.route, emit=self.emit)
-
-
-def build(addon: Any, properties: Any = None) -> Any:
-    return addon(Outside().context(properties))
-
+from worker.agent import Kind, Message, PropertyError
+from worker.registry import Registry
 
 DEFAULTS = {
     "base_url": "https://api.openai.com/v1",
@@ -58,7 +38,10 @@ DEFAULTS = {
     ],
 )
 def test_openai_chatgpt_shows_its_effective_properties_without_secrets(properties: Any, changed: Any) -> None:
-    assert build(OpenAIChatGPT, properties).describe() == DEFAULTS | changed
+    described = build(OpenAIChatGPT, properties).describe()
+    assert described == described | DEFAULTS | changed
+    assert "sk-1" not in str(described)
+    assert "api_key" not in described
 
 
 @pytest.mark.parametrize(
@@ -87,73 +70,42 @@ def test_a_secret_of_the_wrong_type_is_not_told(key: Any) -> None:
     assert "5.5" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("addon", "name"), [(Friday, "Friday"), (MeetingRoom, "meeting-room")])
-def test_agents_check_their_properties(addon: Any, name: Any) -> None:
-    assert build(addon, {"anything": 1}).describe() == {"name": name, "greeting": ""}
-    assert build(addon, {"name": "Max"}).describe()["name"] == "Max"
-    with pytest.raises(PropertyError, match=r"name: .*at most 100"):
-        build(addon, {"name": "x" * 101})
-
-
-@pytest.mark.parametrize("addon", [Friday, MeetingRoom, OpenAIChatGPT])
-async def test_agents_take_messages_and_send_nothing(addon: Any) -> None:
-    outside = Outside()
-    node = addon(outside.context())
-    await node.start()
-    await node.on_message(Message(kind=Kind.DATA, name="text_data", properties={"text": "hello"}))
-    await node.stop()
-    assert outside.messages == outside.frames == []
-
-
-async def test_echo_gives_back_data_and_the_payload_of_its_command() -> None:
-    outside = Outside()
-    node = Echo(outside.context())
-    data = Message(kind=Kind.DATA, name="any", properties={"x": 1}, body=b"y")
-    for message in (data, Message(kind=Kind.CMD, name="flush"), Message(kind=Kind.AUDIO_FRAME, name="pcm_frame")):
-        await node.on_message(message)
-    assert outside.messages == [data]
-    assert await node.context.handlers["echo"]({"x": 1}) == {"x": 1}
-
-
-def piece(text: Any, stream: Any = 0, **others: Any) -> Any:
-    return Message(kind=Kind.DATA, name="text_data", properties={"text": text, "stream_id": stream, **others})
+def answered(outside: Any) -> Any:
+    return [(m.properties["text"], m.properties["end_of_segment"]) for m in outside.messages if m.name == "text_data"]
 
 
 @pytest.mark.parametrize(
-    ("pieces", "texts"),
+    ("addon", "question", "answer"),
     [
-        ([piece("a"), piece("b")], ["a", "ab"]),
-        ([piece("a", is_final=True), piece("b", is_final=False), piece("c", is_final=False)], ["a", "ab", "ac"]),
-        ([piece("a"), piece("b", end_of_segment=True), piece("c")], ["a", "ab", "c"]),
-        ([piece("a", 1), piece("b", 2), piece("c", 1)], ["a", "b", "ac"]),
-        ([Message(kind=Kind.DATA, name="other"), Message(kind=Kind.CMD, name="text_data")], []),
+        (Friday, "Who are you?", "I am Friday, a demo agent that needs no model."),
+        (MeetingRoom, "room A12 9:00 to 10:00", "Meeting room A12 is idle from 9:00 to 10:00."),
     ],
 )
-async def test_message_collector_gathers(pieces: Any, texts: Any) -> None:
+async def test_agents_answer_other_nodes(addon: Any, question: Any, answer: Any) -> None:
     outside = Outside()
-    node = MessageCollector(outside.context())
-    for message in pieces:
-        await node.on_message(message)
-    assert [message.properties["text"] for message in outside.messages] == texts
-    assert {(message.kind, message.name) for message in outside.messages} <= {(Kind.DATA, "data")}
+    node = addon(outside.context())
+    await node.start()
+    await node.on_message(Message(kind=Kind.DATA, name="text_data", properties={"text": question, "is_final": True}))
+    await node.on_message(Message(kind=Kind.DATA, name="text_data", properties={"text": "Who", "is_final": False}))
+    await node.on_message(Message(kind=Kind.CMD, name="flush"))
+    await node.stop()
+    said = answered(outside)
+    assert "".join(text for text, _ in said).endswith(answer)
+    assert [ended for _, ended in said] == [False] * (len(said) - 1) + [True]
 
 
-async def test_message_collector_is_bounded() -> None:
+async def test_friday_remembers_a_name_between_nodes() -> None:
     outside = Outside()
-    node = MessageCollector(outside.context())
-    for stream in range(MAX_STREAMS + 1):
-        await node.on_message(piece("x" * MAX_CHARACTERS, stream))
-    await node.on_message(piece("y", 0))  # forgotten
-    await node.on_message(piece("y", 5))
-    assert outside.messages[-2].properties["text"] == "y"
-    assert len(outside.messages[-1].properties["text"]) == MAX_CHARACTERS
-    assert outside.messages[-1].properties["text"].endswith("xy")
+    node = Friday(outside.context())
+    for text in ("My name is Ada.", "What is my name?"):
+        await node.on_message(Message(kind=Kind.DATA, name="text_data", properties={"text": text, "is_final": True}))
+    assert "".join(text for text, _ in answered(outside)).endswith("Your name is Ada.")
 
 
-@pytest.mark.parametrize("bad", [piece(5), piece("x", "y"), piece(None)])
-async def test_message_collector_refuses_what_is_no_text(bad: Any) -> None:
-    with pytest.raises(TypeError, match="text_data needs a string"):
-        await build(MessageCollector).on_message(bad)
+def test_every_built_in_addon_can_be_loaded() -> None:
+    loaded = Registry().load(BUILT_IN)
+    assert loaded.classes.keys() == BUILT_IN.keys()
+    assert not loaded.missing
 
 
 def test_a_command_has_one_handler_per_node() -> None:

@@ -4,35 +4,15 @@ import fcntl
 import json
 import os
 import random
-import select
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from worker.frames import Bad, Splitter
-from worker.main import MOST_WAITING
-
-SECONDS = 30.0  # after which a test that waits in vain fails
-
-CHILD = """
-import json, os, sys
-from importlib.metadata import EntryPoint
-from worker import main
-from worker.registry import GROUP, Registry
-with open(int(sys.argv[1]), "rb") as file:
-    config = json.load(file)
-registry = Registry(EntryPoint(name, value, GROUP) for name, value in config.pop("addons").items())
-if config.pop("forked"):
-    main.preload()
-    if pid := os.fork():
-        os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-os._exit(main.run(config, registry))
-"""
+from tests.harness.living import SECONDS, Worker, graph, node
+from worker.beat import MOST_WAITING
 
 ADDONS = """
 import asyncio, os, signal, time
@@ -75,128 +55,6 @@ class Puppet(Node):
 """
 
 
-def graph(*nodes: Any, connections: Any = ()) -> Any:
-    return {"ten": {"predefined_graphs": [{"name": "g", "graph": {"nodes": nodes, "connections": connections}}]}}
-
-
-def node(name: Any, addon: Any = "puppet", **properties: Any) -> Any:
-    return {"type": "extension", "name": name, "addon": addon, "property": properties}
-
-
-class Worker:
-    """A worker process and the supervisor's end of its pipes."""
-
-    def __init__(
-        self,
-        folder: Path,
-        document: Any,
-        *,
-        forked: Any = False,
-        lifeline: Any = None,
-        resume: Any = True,
-        **config: Any,
-    ) -> None:
-        self.folder = folder
-        flags = os.O_RDWR | os.O_NONBLOCK
-        for name in ("down", "up"):
-            os.mkfifo(folder / name)
-        self.down, self.up = os.open(folder / "down", flags), os.open(folder / "up", flags)
-        self.epoch, self.last, self.acknowledging = 0, 0, True
-        (folder / "puppets.py").write_text(ADDONS)
-        if resume:
-            self.attach()
-        self.spawn(document, forked=forked, lifeline=lifeline, **config)
-
-    def spawn(self, document: Any, *, forked: Any = False, lifeline: Any = None, **config: Any) -> None:
-        config = {
-            "id": "w1",
-            "channel": "test",
-            "folder": str(self.folder),
-            "graph": document,
-            "graph_name": "g",
-            "addons": {"puppet": "puppets:Puppet"},
-            "forked": forked,
-            "lifeline": lifeline,
-            **config,
-        }
-        memory = os.memfd_create("config")
-        os.write(memory, json.dumps(config).encode())
-        os.lseek(memory, 0, os.SEEK_SET)
-        with open(self.folder / "out", "ab") as out, open(self.folder / "err", "ab") as err:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", CHILD, str(memory)],
-                pass_fds=[memory] if lifeline is None else [memory, lifeline],
-                cwd=self.folder,
-                env={**os.environ, "PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"},
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                start_new_session=True,
-            )
-        os.close(memory)
-
-    def tell(self, frame: Any) -> None:
-        os.write(self.down, json.dumps(frame).encode() + b"\n")
-
-    def attach(self, last: Any = None) -> None:
-        """Be a new supervisor."""
-        self.epoch += 1
-        self.last = self.last if last is None else last
-        self.splitter, self.synchronised, self.frames = Splitter(), False, []
-        self.tell({"t": "resume", "v": 1, "epoch": self.epoch, "last": self.last})
-
-    def readable(self, seconds: Any = SECONDS) -> Any:
-        poll = select.poll()
-        poll.register(self.up, select.POLLIN)
-        return bool(poll.poll(seconds * 1000))
-
-    def read(self, size: Any = 1 << 16) -> None:
-        assert self.readable(), f"nothing came; the worker said {(self.folder / 'err').read_text()!r}"
-        for frame in self.splitter.feed(os.read(self.up, size)):
-            if isinstance(frame, Bad):
-                assert not self.synchronised, frame
-            elif frame["t"] == "reset":
-                if frame["epoch"] == self.epoch:
-                    assert frame["last"] == self.last
-                    self.synchronised = True
-            elif self.synchronised:
-                assert frame["n"] == self.last + 1
-                self.last += 1
-                self.frames.append(frame)
-        if self.acknowledging and self.last:
-            self.tell({"t": "ack", "n": self.last})
-
-    def until(self, wanted: Any) -> Any:
-        """The next frame that is wanted; earlier ones are taken away."""
-        deadline = time.monotonic() + SECONDS
-        while True:
-            while self.frames:
-                if wanted(frame := self.frames.pop(0)):
-                    return frame
-            assert time.monotonic() < deadline, "other frames came"
-            self.read()
-
-    def type(self, kind: Any) -> Any:
-        return self.until(lambda frame: frame["t"] == kind)
-
-    def command(self, name: Any, number: Any = 1, **payload: Any) -> None:
-        self.tell({"t": "command", "id": number, "payload": {"ten": {"name": name, "type": "cmd"}, **payload}})
-
-    def reply(self, number: Any = 1) -> Any:
-        frame = self.until(lambda frame: frame["t"] == "reply" and frame["id"] == number)
-        return {key: value for key, value in frame.items() if key not in {"t", "n", "id"}}
-
-    def wait(self) -> Any:
-        return self.process.wait(SECONDS)
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-        os.close(self.down)
-        os.close(self.up)
-
-
 @pytest.fixture
 def start(tmp_path: Any) -> Any:
     started = []
@@ -204,6 +62,8 @@ def start(tmp_path: Any) -> Any:
     def start(*nodes: Any, connections: Any = (), **options: Any) -> Any:
         folder = tmp_path / f"channel{len(started)}"
         folder.mkdir()
+        (folder / "puppets.py").write_text(ADDONS)
+        options = {"addons": {"puppet": "puppets:Puppet"}} | options
         started.append(Worker(folder, graph(*nodes, connections=connections), **options))
         return started[-1]
 
@@ -223,7 +83,7 @@ def test_ready_then_descriptions_then_an_orderly_stop(start: Any, forked: Any) -
         "t": "ready",
         "n": 1,
         "nodes": [
-            {"name": "openai_chatgpt", "addon": "openai_chatgpt"},
+            {"name": "openai_chatgpt", "addon": "openai_chatgpt", "handles": ["chat"]},
             {"name": "message_collector", "addon": "message_collector"},
         ],
         "skipped": [],

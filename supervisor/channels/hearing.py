@@ -1,0 +1,196 @@
+"""What a worker says, and who hears it: frames in, facts about the channel and events for its readers out."""
+
+import time
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import orjson
+
+from supervisor.channels.ending import Findings
+from supervisor.channels.feed import Feed
+from supervisor.channels.health import verdict
+from supervisor.processes.logs import Throttled
+from worker.frames import Bad, Frame, Up
+
+MOST_BAD_LINES: Final = 100
+MOST_NODES: Final = 256
+MOST_DESCRIBED: Final = 64 * 1024
+TERMINAL: Final = frozenset({"final", "error"})
+
+# The fields each type of event must have, and their types; others are handed on as they are.
+EVENTS: Final[dict[str, tuple[tuple[str, type], ...]]] = {
+    "text": (("text", str),),
+    "thought": (("text", str),),
+    "tool_call": (("id", str), ("name", str), ("arguments", dict)),
+    "tool_result": (("id", str), ("name", str)),
+    "source": (("title", str), ("text", str), ("source", str)),
+    "structured": (),
+    "usage": (),
+    "final": (),
+    "error": (("cause", str), ("message", str)),
+}
+
+
+class Listener(Protocol):
+    """The turn a channel is at: it gets every event of the turn, once and in order, then how it ended."""
+
+    id: str
+
+    def on_event(self, number: int, event: Frame, encoded: bytes) -> None:
+        """An event that is not the last. It is taken when `Hearing.release` is told so."""
+
+    def on_end(self, number: int, event: Frame, state: Any) -> None:
+        """The worker ended the turn by a ``final`` or an ``error`` event."""
+
+    def on_gap(self, lost: int) -> None:
+        """So many frames of the worker are lost; some may have been of this turn."""
+
+
+class Hearing:
+    """The ears of one channel."""
+
+    def __init__(
+        self,
+        feed: Feed,
+        found: Findings,
+        logger: Throttled,
+        *,
+        ready: Callable[[], None],
+        reply: Callable[[Frame], None],
+        broken: Callable[[str], None],
+    ) -> None:
+        """`ready` is told when the worker says so, `reply` gets what it answers to commands, `broken` is told why it
+        cannot be listened to any longer.
+        """
+        self.feed = feed
+        self.nodes: dict[str, dict[str, Any]] = {}
+        self.says_ready = False
+        self.last_sign = time.monotonic()
+        self._listener: Listener | None = None
+        self._reply = reply
+        self._found = found
+        self._log = logger
+        self._ready = ready
+        self._broken = broken
+        self._lag_ms = 0.0
+        self._bad_lines = 0
+
+    def health(self, beat_seconds: float) -> str:
+        """One of "ok", "slow" and "stuck" (`health.verdict`)."""
+        return verdict(time.monotonic() - self.last_sign, beat_seconds, self._lag_ms)
+
+    def handles(self, kind: str) -> bool:
+        """Whether a node of the graph answers turns of this kind."""
+        return any(kind in node["handles"] for node in self.nodes.values())
+
+    def listen(self, listener: Listener | None) -> None:
+        """From now on this turn is the one whose events are heard; None: there is none."""
+        self._listener = listener
+
+    def on_frame(self, frame: Frame) -> None:
+        """Take a frame of the worker; what nobody knows is ignored."""
+        self.last_sign = time.monotonic()
+        handler = self._frames.get(frame["t"])
+        if handler is None:
+            return
+        try:
+            handler(self, frame)
+        except orjson.JSONEncodeError as error:  # what can be read cannot always be written: it is nested too deeply
+            self._bad(f"a {frame.get('type', 'frame')!r:.64} that cannot be handed on: {error}", 0)
+
+    def on_bad(self, bad: Bad) -> None:
+        """Take note of a line that is no frame; too many break the channel."""
+        self._bad(bad.reason, bad.size)
+
+    def _bad(self, reason: str, size: int) -> None:
+        self._bad_lines += 1
+        if self._bad_lines == 1:
+            self._log.warning("channel.bad_frame", size=size, reason=reason)
+        if self._bad_lines == MOST_BAD_LINES:
+            self._broken(f"{MOST_BAD_LINES} lines that are no frames; the last: {reason}")
+
+    def _on_event(self, frame: Frame) -> None:
+        """The hottest path of all: once for every piece of text."""
+        kind = frame.get("type")
+        fields = EVENTS.get(kind) if isinstance(kind, str) else None
+        if fields is None or kind is None:
+            self._bad(f"an event of the type {kind!r:.64}; allowed are {', '.join(EVENTS)}", 0)
+            return
+        for field, wanted in fields:
+            if type(frame.get(field)) is not wanted:
+                self._bad(f"an event of the type {kind!r:.64} whose {field!r} is {frame.get(field)!r:.64}", 0)
+                return
+        del frame["t"]
+        number = frame.pop("n")
+        listener = self._listener
+        if kind in TERMINAL:
+            state = frame.pop("state", None)
+            self.feed.publish(kind, frame, number)
+            if listener is not None and frame.get("turn") == listener.id:
+                listener.on_end(number, frame, state)
+            return
+        encoded = self.feed.publish(kind, frame, number)
+        if listener is not None and frame.get("turn") == listener.id:
+            listener.on_event(number, frame, encoded)
+
+    def _on_ready(self, frame: Frame) -> None:
+        if skipped := frame.get("skipped"):
+            self._log.warning("channel.addons_skipped", nodes=skipped)
+        nodes = frame.get("nodes")
+        for node in nodes[:MOST_NODES] if isinstance(nodes, list) else ():
+            match node:
+                case {"name": str(name), "addon": str(addon)}:
+                    handles = node["handles"] if isinstance(node.get("handles"), list) else ()
+                    self.nodes[name] = {
+                        "name": name,
+                        "addon": addon,
+                        "handles": [kind for kind in ("chat", "invoke") if kind in handles],
+                        "properties": {},
+                    }
+        self.says_ready = True
+        self._say("ready", frame)
+        self._ready()
+
+    def _on_beat(self, frame: Frame) -> None:
+        lag = frame.get("lag_ms")
+        self._lag_ms = float(lag) if isinstance(lag, int | float) else 0.0
+
+    def _on_reply(self, frame: Frame) -> None:
+        self._reply(frame)
+
+    def _on_bye(self, frame: Frame) -> None:
+        """A start that fails says why; in all other cases the status tells it."""
+        self._found.said(frame.get("cause"), frame.get("detail", ""))
+        self._say("bye", frame)
+
+    def _on_gap(self, frame: Frame) -> None:
+        self._log.warning("channel.frames_lost", lost=frame.get("lost"))
+        self._say("gap", frame)
+        if self._listener is not None:
+            self._listener.on_gap(frame["lost"])
+
+    def _on_state(self, frame: Frame) -> None:
+        if "error" in frame:
+            self._log.warning("channel.node_error", node=frame.get("node"), error=str(frame["error"])[:500])
+        properties = frame.get("properties")
+        node = self.nodes.get(frame["node"]) if isinstance(frame.get("node"), str) else None
+        if node is not None and isinstance(properties, dict) and len(str(properties)) <= MOST_DESCRIBED:
+            node["properties"] = properties
+        self._say("state", frame)
+
+    def _on_signal(self, frame: Frame) -> None:
+        self._say("signal", frame)
+
+    def _say(self, kind: str, frame: Frame) -> None:
+        self.feed.publish(kind, {key: value for key, value in frame.items() if key not in ("t", "n")}, frame["n"])
+
+    _frames: Final = {
+        Up.EVENT.value: _on_event,
+        Up.READY.value: _on_ready,
+        Up.BEAT.value: _on_beat,
+        Up.REPLY.value: _on_reply,
+        Up.BYE.value: _on_bye,
+        Up.GAP.value: _on_gap,
+        Up.STATE.value: _on_state,
+        Up.SIGNAL.value: _on_signal,
+    }

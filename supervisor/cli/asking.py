@@ -1,0 +1,142 @@
+"""One turn from the client's side: its events as they come, and its end before its time (docs/http.md)."""
+
+import json
+import queue
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from types import TracebackType
+from typing import Any, Final, Self
+
+from supervisor.causes import EXPLANATIONS, Cause
+from supervisor.cli.client import Client, Target, broken_off
+from supervisor.cli.errors import REFUSED, CommandError
+from supervisor.cli.event_stream import EventParser, EventTooLargeError, ServerEvent
+
+SILENCE_SECONDS: Final = 60.0  # four times what the server lets pass between two signs of life
+CANCEL_SECONDS: Final = 5.0  # for the server to end a turn, which it does within little more than one
+REST_SECONDS: Final = 2.0  # for what is still to come when the last event was read, or the turn was cancelled
+
+Event = dict[str, Any]
+
+
+class Asking:
+    """A turn that is asked. Enter it, iterate it once in the same thread; `cancel` may come at any moment, in a signal
+    handler too: it is a thread of its own that then tells the server, and that cuts the connection should this not help.
+    """
+
+    def __init__(self, target: Target, body: Event) -> None:
+        self.cancelled = False
+        self._client = Client(target)
+        self._canceller = Client(target, answer_seconds=CANCEL_SECONDS)
+        self._body = body
+        self._place: tuple[str, str] | None = None  # the channel and the turn, once the server has told
+        self._sock: socket.socket | None = None
+        self._wishes: queue.SimpleQueue[bool] = queue.SimpleQueue()  # whether to cancel; a signal handler may put
+        self._over = threading.Event()
+        # A daemon: when the program ends at once, it does not wait for an answer.
+        self._watcher = threading.Thread(target=self._watch, name="cancel", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._watcher.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        self._over.set()
+        self._wishes.put(False)
+        if kind is None or issubclass(kind, Exception):
+            self._watcher.join()
+
+    def __iter__(self) -> Iterator[Event]:
+        """The events; the last is ``final``, else CommandError is raised, after the event ``error`` too."""
+        body = {**self._body, "stream": True}
+        pieces = self._client.events("/turns", body, silence=SILENCE_SECONDS, connected=self._on_connected)
+        with closing(pieces):
+            for event in _events(pieces):
+                if event["type"] == "turn":
+                    self._place = (str(event.get("channel")), str(event.get("turn")))
+                yield event
+                if event["type"] in ("final", "error"):
+                    self._read_to_the_end(pieces)
+                if event["type"] == "error":
+                    raise failure(event)
+                if event["type"] == "final":
+                    return
+        raise broken_off("the server ended the stream before the turn was over")
+
+    def cancel(self) -> None:
+        """Let the turn end soon. Only sets and puts what a signal handler may."""
+        self.cancelled = True
+        self._wishes.put(True)
+
+    def _on_connected(self, sock: socket.socket) -> None:
+        self._sock = sock
+        if self.cancelled:
+            raise ConnectionAbortedError("cancelled")
+
+    def _read_to_the_end(self, pieces: Iterator[bytes]) -> None:
+        """So that the server does not see a client that goes away; nothing of it counts any more."""
+        if self._sock is not None:
+            self._sock.settimeout(REST_SECONDS)
+        with suppress(CommandError):
+            next(pieces, None)
+
+    def _watch(self) -> None:
+        if not self._wishes.get():
+            return
+        if self._place is not None:
+            channel, turn = self._place
+            # The turn may just have ended, or the server may be gone: the stream shows it, or is cut.
+            with suppress(CommandError):
+                self._canceller.native("DELETE", channel, "turns", turn)
+            if self._over.wait(REST_SECONDS):
+                return
+        if self._sock is not None:
+            # That of the plain socket: TLS has no part in cutting a connection.
+            with suppress(OSError):
+                socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+
+
+def _events(pieces: Iterator[bytes]) -> Iterator[Event]:
+    """The events of a stream, each with its type. Raises CommandError for what agentd does not send."""
+    parser = EventParser()
+    for piece in pieces:
+        try:
+            raw = parser.feed(piece)
+        except EventTooLargeError as error:
+            raise _not_an_event(str(error)) from error
+        yield from map(_decoded, raw)
+
+
+def _decoded(raw: ServerEvent) -> Event:
+    try:
+        data = json.loads(raw.data)
+    except (ValueError, RecursionError) as error:
+        raise _not_an_event(f"{raw.type}: {error}") from error
+    if not isinstance(data, dict):
+        raise _not_an_event(f"{raw.type}: {raw.data[:100]!r} is no object")
+    return {**data, "type": raw.type}
+
+
+def failure(event: Event) -> CommandError:
+    """The error an event ``error`` tells of."""
+    cause, kind, said = (str(event.get(key) or "") for key in ("cause", "kind", "message"))
+    known = EXPLANATIONS.get(Cause(cause)) if cause in set(Cause) else None
+    return CommandError(
+        REFUSED,
+        cause=cause or "turn_failed",
+        message=known.message if known else said or "the turn failed",
+        detail=": ".join(part for part in (kind, said) if part),
+        next_step=str(event.get("next_step") or (known.next_step if known else "look at `agentd logs` of the channel")),
+    )
+
+
+def _not_an_event(detail: str) -> CommandError:
+    return CommandError(
+        REFUSED,
+        cause="stream_invalid",
+        message="the server sent what is no event of agentd",
+        detail=detail,
+        next_step="check that --server or AGENTD_SERVER is agentd's address, and that nothing between changes the answer",
+    )

@@ -1,0 +1,61 @@
+"""agentd's own API of turns: ask a channel, or a session whose worker is started on demand; cancel."""
+
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+from supervisor.causes import Cause, Refusal
+from supervisor.http.channels import CHANNEL
+from supervisor.http.dialects.base import TurnHandler
+from supervisor.http.dialects.native import Native, SessionTurnBody, TurnBody
+from supervisor.http.faults import checked
+from supervisor.http.intake import read_object
+from supervisor.http.replies import native
+from supervisor.http.request_keys import note
+
+if TYPE_CHECKING:
+    from supervisor.settings import Settings
+    from supervisor.turns.sessions import Sessions
+
+TURN: Final = "{turn:[^/]+}"
+
+
+class TurnsApi:
+    """The handlers of turns."""
+
+    def __init__(self, settings: "Settings", sessions: "Sessions", handler: TurnHandler) -> None:
+        self._sessions = sessions
+        self._handler = handler
+        self._body_limit = settings.body_limit_bytes
+
+    def routes(self) -> list[web.RouteDef]:
+        """The routes of this API."""
+        return [
+            web.post("/turns", self.ask_session),
+            web.post(f"{CHANNEL}/turns", self.ask_channel),
+            web.delete(f"{CHANNEL}/turns/{TURN}", self.cancel),
+        ]
+
+    async def ask_session(self, request: web.Request) -> web.StreamResponse:
+        """``POST /turns``: a turn in a session, or in a worker of its own."""
+        body = checked(SessionTurnBody, await read_object(request, self._body_limit))
+        wanted = body.request(graph=body.graph, user=body.user, session=body.session, properties=body.properties)
+        return await self._handler.handle(request, wanted, Native(), stream=body.stream)
+
+    async def ask_channel(self, request: web.Request) -> web.StreamResponse:
+        """``POST /channels/{name}/turns``: a turn in a channel that runs."""
+        name = request.match_info["name"]
+        note(request, channel=name)
+        body = checked(TurnBody, await read_object(request, self._body_limit))
+        return await self._handler.handle(request, body.request(channel=name), Native(), stream=body.stream)
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        """``DELETE /channels/{name}/turns/{turn}``: answers when the turn has ended."""
+        name, turn_id = request.match_info["name"], request.match_info["turn"]
+        note(request, channel=name, turn=turn_id)
+        turn = self._sessions.find(turn_id)
+        if turn is None or (turn.channel is not None and turn.channel.name != name):
+            raise Refusal(Cause.TURN_UNKNOWN, f"no turn {turn_id!r} waits or runs in channel {name!r}")
+        turn.cancel(Cause.TURN_CANCELLED)
+        ending = await turn.ended_by()
+        return native({"turn": turn_id, "channel": name, "cause": ending.cause.value, "ms": ending.ms})

@@ -1,0 +1,171 @@
+"""What goes into a store and comes out of it. Pure data; times are UTC epoch seconds."""
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class ConversationKey:
+    """Whose conversation it is: the same session id of another user, or with another graph, is another one."""
+
+    graph: str
+    user: str
+    session: str
+
+    @cached_property
+    def id(self) -> str:
+        """The key in one word of 40 characters, however long and of whatever characters it is."""
+        digest = hashlib.blake2b(digest_size=20)
+        for part in (self.graph, self.user, self.session):
+            data = part.encode("utf-8", "surrogatepass")
+            digest.update(len(data).to_bytes(8, "big") + data)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What was said before: messages ``{role, content}``, oldest first, bounded; the agent's state; turns so far."""
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    state: dict[str, Any] = field(default_factory=dict)
+    turns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnBegun:
+    """A turn before its worker hears of it.
+
+    Without `session` it belongs to no conversation. `messages` is what the conversation's history will hold of the
+    question, `attachments` are ``{id, name, mime_type}``; `channel` is a channel's id, `source` the API.
+    """
+
+    id: str
+    graph: str
+    user: str
+    session: str | None
+    channel: str
+    kind: Literal["chat", "invoke"]
+    source: str
+    begun_at: float
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    input: Any = None
+    attachments: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def key(self) -> ConversationKey | None:
+        """Its conversation."""
+        return None if self.session is None else ConversationKey(self.graph, self.user, self.session)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnEnded:
+    """How a turn ended: the answer as far as it came, and why there is no more of it (`cause`, `detail`).
+
+    `ms` is the turn's time in milliseconds; `state` the agent's new state, None: it did not change.
+    """
+
+    id: str
+    ended_at: float
+    cause: str
+    detail: str = ""
+    ms: float = 0.0
+    text: str = ""
+    thoughts: str = ""
+    tool_calls: list[dict[str, Any]] = field(default_factory=list)
+    sources: list[dict[str, Any]] = field(default_factory=list)
+    usage: dict[str, Any] = field(default_factory=dict)
+    structured: Any = None
+    value: Any = None
+    has_value: bool = False
+    state: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnRow:
+    """A turn as it is stored; `ended_at` and `cause` are None while it runs. `number` is what pages are told by."""
+
+    number: int
+    id: str
+    graph: str
+    user: str
+    session: str | None
+    instance: str
+    channel: str
+    kind: str
+    source: str
+    begun_at: float
+    ended_at: float | None
+    cause: str | None
+    detail: str
+    ms: float | None
+    messages: list[dict[str, Any]]
+    input: Any
+    attachments: list[dict[str, Any]]
+    text: str
+    thoughts: str
+    tool_calls: list[dict[str, Any]]
+    sources: list[dict[str, Any]]
+    usage: dict[str, Any]
+    structured: Any
+    value: Any
+    has_value: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelClaimed:
+    """A channel begins: its id, its name, and whose it is; `source` is the API it came by."""
+
+    channel: str
+    at: float
+    name: str
+    graph: str
+    user: str
+    session: str | None
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelReady:
+    """Its worker is ready."""
+
+    channel: str
+    at: float
+    pid: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelPinged:
+    """Its lease was renewed; only the number of pings and the last one are kept."""
+
+    channel: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class TurnCounted:
+    """One more turn began in it."""
+
+    channel: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelEnded:
+    """It is gone: why, with which status (as `Popen.returncode`), and what the receipt says.
+
+    That is how many processes there were, how many of them had to be killed, and in how many seconds.
+    """
+
+    channel: str
+    at: float
+    cause: str
+    detail: str
+    status: int | None
+    processes: int | None = None
+    killed: int | None = None
+    seconds: float | None = None
+
+
+LedgerEntry = ChannelClaimed | ChannelReady | ChannelPinged | TurnCounted | ChannelEnded

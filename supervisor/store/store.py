@@ -1,0 +1,244 @@
+"""The store of one server, whole: conversations, agents' state, and the ledger of channels."""
+
+import asyncio
+import time
+from typing import Any, Final
+
+import structlog
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from supervisor.causes import EXPLANATIONS, Cause
+from supervisor.store import ledger
+from supervisor.store.address import SqliteFile, parse_address
+from supervisor.store.conversations import Conversations
+from supervisor.store.database import Database
+from supervisor.store.errors import StoreError
+from supervisor.store.ledger import Ledger
+from supervisor.store.records import Conversation, ConversationKey, LedgerEntry, TurnBegun, TurnEnded, TurnRow
+from supervisor.store.retention import Retention
+from supervisor.store.statements import Row, Stage
+from supervisor.store.tables import ledger as ledger_table
+from supervisor.store.tables import turns
+from supervisor.store.writer import Work, Writer
+
+log = structlog.get_logger("supervisor.store")
+
+BEGIN_SECONDS: Final = 5.0
+SETTLE_SECONDS: Final = 5.0
+ERASE_SECONDS: Final = 60.0
+CLOSE_SECONDS: Final = 5.0
+
+
+class Store:
+    """One server's store. `open` before use, `close` at the end; all of it in one event loop."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        instance: str,
+        history_messages: int = 100,
+        history_bytes: int = 262_144,
+        store_keep_days: int = 30,
+        ledger_keep_days: int = 30,
+    ) -> None:
+        """`url` as the setting ``store_url``, `instance` the name of the server's state folder (`instance_of`).
+
+        Raises ValueError for a URL that is none.
+        """
+        self.address = parse_address(url)
+        self._instance = instance
+        self._database = Database(self.address)
+        self._writer = Writer(self._database.write, self._database.probe)
+        self._ledger = Ledger(instance, self._writer.put)
+        self._conversations = Conversations(
+            self._database,
+            self._writer,
+            instance,
+            history_messages=history_messages,
+            history_bytes=history_bytes,
+        )
+        self._retention = Retention(self._erase, store_keep_days=store_keep_days, ledger_keep_days=ledger_keep_days)
+        self._pruning: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Take the store, bring its schema up to date, close on record what an earlier server left open.
+
+        From then on what is too old is removed in the background. Raises StoreError.
+        """
+        began = time.monotonic()
+        await self._database.open()
+        try:
+            last_turn, last_channel = await self._database.read(_last_numbers)
+        except StoreError:
+            await self._database.close()
+            raise
+        self._writer.start()
+        lost = await self._close_lost(last_turn, last_channel)
+        self._pruning = asyncio.create_task(self._retention.run(), name="store pruning")
+        log.info(
+            "store.opened", store=str(self.address), seconds=round(time.monotonic() - began, 3), ended_on_record=lost
+        )
+
+    async def close(self) -> None:
+        """Write what waits and let go of the store. Bounded by CLOSE_SECONDS, and as many for the connections."""
+        if self._pruning is not None:
+            self._pruning.cancel()
+            await asyncio.wait({self._pruning})
+            self._pruning = None
+        self._ledger.close()
+        await self._writer.close(CLOSE_SECONDS)
+        await self._database.close()
+
+    # ------------------------------------------------------------------ conversations
+
+    async def load(self, key: ConversationKey) -> Conversation:
+        """What was said in a conversation so far and the agent's state; bounded. Raises StoreError."""
+        await self._settled()
+        return await self._conversations.load(key)
+
+    async def begin_turn(self, record: TurnBegun) -> None:
+        """Put on record that a turn begins, before its worker hears of it.
+
+        Raises StoreError when it is not written within BEGIN_SECONDS: the turn must not take place.
+        """
+        await self._conversations.begin(record, BEGIN_SECONDS)
+
+    async def end_turn(self, record: TurnEnded) -> None:
+        """Put on record how a turn ended. Never raises: what cannot be written now is kept and tried again."""
+        await self._conversations.end(record, BEGIN_SECONDS)
+
+    async def turn(self, turn_id: str) -> TurnRow | None:
+        """One turn, None when there is none of this id. Raises StoreError."""
+        await self._settled()
+        return await self._conversations.turn(turn_id)
+
+    async def conversation(self, key: ConversationKey, limit: int = 100, before: int | None = None) -> list[TurnRow]:
+        """Turns of a conversation, newest first; `before` is the `number` of the last one that is known already.
+
+        Fewer than `limit` when they are large; none only when there are no more. Raises StoreError.
+        """
+        await self._settled()
+        return await self._conversations.page(key, limit, before)
+
+    async def forget(self, key: ConversationKey) -> bool:
+        """Remove a conversation with its turns and state; False when there was none. Raises StoreError."""
+        return bool(await self._erase(Stage.FORGET, {"key": key.id}))
+
+    # ------------------------------------------------------------------ ledger
+
+    def note(self, entry: LedgerEntry) -> None:
+        """Put an event of a channel's life on record soon. Never waits, never raises."""
+        self._ledger.note(entry)
+
+    async def ledger(
+        self,
+        *,
+        channel: str | None = None,
+        graph: str | None = None,
+        cause: str | None = None,
+        session: str | None = None,
+        user: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        open: bool | None = None,  # noqa: A002 - the name of the query parameter
+        limit: int = 100,
+        before: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """Channels' lives, newest first, those that fit all that is given; `channel` is a name.
+
+        `since` and `until` are about when it was claimed, `before` is the `number` of the last row that is known
+        already. Raises StoreError.
+        """
+        self._ledger.flush()
+        await self._settled()
+        return await ledger.find(
+            self._database,
+            channel=channel,
+            graph=graph,
+            cause=cause,
+            session=session,
+            user=user,
+            since=since,
+            until=until,
+            is_open=open,
+            limit=limit,
+            before=before,
+        )
+
+    # ------------------------------------------------------------------ state
+
+    async def flush(self) -> None:
+        """Wait until all that was put on record is written. Raises StoreError when that cannot be at present."""
+        self._ledger.flush()
+        await self._settled()
+
+    async def prune(self) -> dict[str, int]:
+        """Remove what is too old now, as happens in the background; how many rows of each table. Raises StoreError."""
+        return await self._retention.prune(time.time())
+
+    @property
+    def healthy(self) -> bool:
+        """Whether everything that was put on record so far was written, or will be at once."""
+        return not self._writer.problem
+
+    @property
+    def problem(self) -> str:
+        """Why the store cannot be written, empty when it can."""
+        return self._writer.problem
+
+    @property
+    def lost(self) -> int:
+        """How many records were dropped since the store was opened."""
+        return self._writer.lost
+
+    def details(self) -> dict[str, Any]:
+        """What people are shown of it."""
+        return {
+            "store": str(self.address),
+            "healthy": self.healthy,
+            "problem": self.problem,
+            "waiting": self._writer.waiting + self._ledger.waiting,
+            "lost": self.lost,
+        }
+
+    async def _settled(self) -> None:
+        try:
+            async with asyncio.timeout(SETTLE_SECONDS):
+                await self._writer.settled()
+        except TimeoutError as error:
+            raise StoreError(f"the store {self.address} did not answer within {SETTLE_SECONDS:g} s") from error
+
+    async def _erase(self, stage: Stage, row: Row) -> int:
+        """Remove rows, after all that was put on record before; how many there were. Raises StoreError."""
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        work = Work(((stage, row),), 0, kept=False, done=done)
+        self._writer.put(work)
+        try:
+            async with asyncio.timeout(ERASE_SECONDS):
+                return await done
+        except TimeoutError as error:
+            self._writer.withdraw(work)
+            raise StoreError(f"the store {self.address} did not answer within {ERASE_SECONDS:g} s") from error
+
+    async def _close_lost(self, last_turn: int, last_channel: int) -> int:
+        """Close what was open when this server began; kept and tried again where the store cannot be written yet."""
+        cause = Cause.SERVER_LOST
+        whole = isinstance(self.address, SqliteFile)  # it is all ours, whatever the state folder was called before
+        row = {
+            "whose": None if whole else self._instance,
+            "now": time.time(),
+            "why": cause.value,
+            "said": EXPLANATIONS[cause].message,
+        }
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        rows = ((Stage.CLOSE_TURNS, row | {"last": last_turn}), (Stage.CLOSE_CHANNELS, row | {"last": last_channel}))
+        self._writer.put(Work(rows, 0, kept=True, done=done))
+        await asyncio.wait({done}, timeout=SETTLE_SECONDS)
+        return done.result() if done.done() else 0
+
+
+async def _last_numbers(connection: AsyncConnection) -> tuple[int, int]:
+    last = [(await connection.scalar(select(func.max(table.c.number)))) or 0 for table in (turns, ledger_table)]
+    return last[0], last[1]

@@ -1,0 +1,164 @@
+"""What is stored as text: made storable in any database, and bounded, with a mark where something is missing. Pure.
+
+Agents say what they like: NUL, which PostgreSQL refuses, lone surrogates, numbers beyond 64 bits or without value, and
+any amount of it. None of this may cost a turn its record.
+"""
+
+import hashlib
+import json
+import math
+from typing import Any, Final
+
+import orjson
+
+TURN_BYTES: Final = 4 * 1024 * 1024  # of one turn, question and answer together
+QUESTION_BYTES: Final = 1024 * 1024
+ANSWER_BYTES: Final = TURN_BYTES - QUESTION_BYTES
+STATE_BYTES: Final = 256 * 1024
+NAME_BYTES: Final = 400  # far below what an index of PostgreSQL takes
+DETAIL_BYTES: Final = 4096
+
+LEAST_BYTES: Final = 1024  # what is left for each part even when others took all there was
+MOST_DEPTH: Final = 200
+MOST_BITS: Final = 8192
+REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
+
+_MARK_BYTES: Final = 64  # no mark is longer
+
+
+def clean(text: str) -> str:
+    """The text without NUL and lone surrogates, each replaced by U+FFFD."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text.replace("\0", REPLACEMENT) if "\0" in text else text
+
+
+def size(text: str) -> int:
+    """Bytes of a clean text in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def cut(text: str, limit: int) -> str:
+    """The clean text in at most `limit` bytes, with a mark when that is less than all of it."""
+    whole = size(text)
+    if whole <= limit:
+        return text
+    kept = text.encode()[: max(limit - _MARK_BYTES, 0)].decode(errors="ignore")
+    return f"{kept}… [cut: {whole} bytes, {size(kept)} kept]"
+
+
+def name_of(text: str) -> str:
+    """A name as it is stored and looked for: clean, and with a digest of the whole in place of what is too much."""
+    if len(text) <= NAME_BYTES // 4 and text.isprintable():
+        return text
+    name = clean(text)
+    if name == text and size(name) <= NAME_BYTES:
+        return text
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+    return f"{name.encode()[: NAME_BYTES - 32].decode(errors='ignore')}…{digest}"
+
+
+def to_json(value: Any) -> str:
+    """The value as JSON: numbers that are none are null, and what JSON cannot hold is replaced by a mark."""
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:  # orjson's word for everything it does not take
+        return json.dumps(_plain(value, MOST_DEPTH), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def from_json(text: str | None) -> Any:
+    """What `to_json` was given; integers of any size are exact."""
+    return None if text is None else json.loads(text)
+
+
+def _plain(value: Any, depth: int) -> Any:
+    match value:
+        case None | bool():
+            return value
+        case str():
+            return clean(value)
+        case float():
+            return value if math.isfinite(value) else None
+        case int():
+            return value if value.bit_length() <= MOST_BITS else f"[cut: a number of {value.bit_length()} bits]"
+        case _ if not depth:
+            return f"[cut: more than {MOST_DEPTH} levels]"
+        case dict():
+            return {clean(str(key)): _plain(item, depth - 1) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item, depth - 1) for item in value]
+    return f"[not JSON: {type(value).__name__}]"
+
+
+def cut_json(value: Any, limit: int) -> str:
+    """The value as JSON of at most `limit` bytes: of what is too large long texts are cut, then items dropped."""
+    text = to_json(value)
+    whole = size(text)
+    if whole <= limit:
+        return text
+    shortened = plain = from_json(text)
+    for share in (4, 16, 64):
+        shortened = _shortened(plain, max(limit // share, _MARK_BYTES))
+        text = to_json(shortened)
+        if size(text) <= limit:
+            return text
+    mark = {"cut": f"{whole} bytes"}
+    return to_json([*_fitting(shortened, limit), mark]) if isinstance(shortened, list) else to_json(mark)
+
+
+def _shortened(value: Any, limit: int) -> Any:
+    match value:
+        case str():
+            return cut(value, limit)
+        case list():
+            return [_shortened(item, limit) for item in value]
+        case {"content": [*parts]}:
+            return {**value, "content": [_shortened_part(part, limit) for part in parts]}
+        case dict():
+            return {cut(key, limit): _shortened(item, limit) for key, item in value.items()}
+    return value
+
+
+def _shortened_part(part: Any, limit: int) -> Any:
+    """A part of a message's content: half an image is none, so a text takes its place."""
+    match part:
+        case {"type": str(kind)} if kind != "text" and (whole := size(to_json(part))) > limit:
+            return {"type": "text", "text": f"[cut: {cut(kind, _MARK_BYTES)}, {whole} bytes]"}
+    return _shortened(part, limit)
+
+
+def _fitting(items: list[Any], limit: int) -> list[Any]:
+    """The first items that fit together with a mark."""
+    left = limit - _MARK_BYTES
+    for index, item in enumerate(items):
+        left -= size(to_json(item)) + 1
+        if left < 0:
+            return items[:index]
+    return items
+
+
+class Budget:
+    """The bytes one record may have; what is asked for first gets them first. `used` is what was taken."""
+
+    __slots__ = ("_left", "used")
+
+    def __init__(self, limit: int) -> None:
+        self._left = limit
+        self.used = 0
+
+    def text(self, text: str) -> str:
+        """The text, cut to what is left."""
+        return self._take(cut(clean(text), max(self._left, LEAST_BYTES)))
+
+    def json(self, value: Any) -> str:
+        """The value as JSON, cut to what is left."""
+        return self._take(cut_json(value, max(self._left, LEAST_BYTES)))
+
+    def _take(self, text: str) -> str:
+        taken = size(text)
+        self._left -= taken
+        self.used += taken
+        return text

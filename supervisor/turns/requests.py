@@ -1,0 +1,71 @@
+"""What a caller asks of an agent, whichever API it came by. Pure."""
+
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, NamedTuple
+
+from supervisor.causes import Cause, Refusal
+
+Kind = Literal["chat", "invoke"]
+
+MAX_KEY_BYTES: Final = 1024
+
+
+class Key(NamedTuple):
+    """Whose conversation it is: the same session of another user, or with another graph, is another one."""
+
+    graph: str
+    user: str
+    session: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnRequest:
+    """One turn.
+
+    `messages` is the whole input of a chat (never empty), `input` that of an invoke. With a `session` the turn is one
+    of that session's, without one a worker is started for this turn alone; `channel` names a channel that runs, whose
+    session it then is. `history` is what the caller says was said before; it counts only while the session has no
+    history of its own. With `store` false nothing of the turn is kept. `source` is the API it came by.
+    """
+
+    kind: Kind
+    graph: str = ""
+    user: str = ""
+    session: str | None = None
+    channel: str | None = None
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    input: Any = None
+    instructions: str | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    attachments: list[dict[str, Any]] = field(default_factory=list)
+    context: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    properties: dict[str, Any] = field(default_factory=dict)
+    store: bool = True
+    source: str = "native"
+
+    def check(self) -> None:
+        """Raise Refusal(BODY_INVALID) for what no turn can be."""
+        if self.kind == "chat" and not self.messages:
+            raise Refusal(Cause.BODY_INVALID, "messages is empty; a chat needs one at least")
+        for name in ("graph", "user", "session"):
+            size = len((getattr(self, name) or "").encode("utf-8", "surrogatepass"))
+            if size > MAX_KEY_BYTES:
+                raise Refusal(Cause.BODY_INVALID, f"{name} has {size} bytes; at most {MAX_KEY_BYTES} are allowed")
+        if self.session == "":
+            raise Refusal(Cause.BODY_INVALID, "session is empty; leave it out, or give it a name")
+
+    def for_worker(self, history: list[dict[str, Any]], state: dict[str, Any] | None) -> dict[str, Any]:
+        """The request as the worker gets it (docs/pipes.md)."""
+        asked: dict[str, Any] = {"messages": self.messages} if self.kind == "chat" else {"input": self.input}
+        asked |= {
+            "history": history,
+            "instructions": self.instructions,
+            "session": self.session,
+            "user": self.user,
+            "conversation": self.session,
+            "attachments": self.attachments,
+            "context": self.context,
+            "options": self.options,
+        }
+        return asked if state is None else {**asked, "state": state}

@@ -1,0 +1,235 @@
+"""All sessions: which turn belongs to which, where their workers come from, and who makes room for whom."""
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import Coroutine
+from typing import Any, Final, Protocol
+from urllib.parse import quote
+
+import structlog
+
+from supervisor.causes import Cause, Refusal
+from supervisor.channels.channel import Channel
+from supervisor.channels.lifecycle import State
+from supervisor.channels.requests import StartRequest
+from supervisor.channels.table import ChannelTable
+from supervisor.settings import Settings
+from supervisor.turns.archive import Archive
+from supervisor.turns.requests import Key, TurnRequest
+from supervisor.turns.session import Session
+from supervisor.turns.turn import Turn
+
+log = structlog.get_logger("supervisor.sessions")
+
+FOREVER: Final = -1  # the lease of a session's channel: it is kept by turns, not by pings
+NAME_LENGTH: Final = 40
+MOST_EVICTIONS: Final = 4  # for one start
+EVICTION_SECONDS: Final = 5.0
+GONE_SECONDS: Final = 10.0
+CANCEL_SECONDS: Final = 1.0
+
+
+class Home(Protocol):
+    """What a session needs of the whole."""
+
+    settings: Settings
+    archive: Archive
+
+    def own(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Run `work` in a task that is awaited at the end."""
+
+    def name_for(self, key: Key, *, single: bool) -> str:
+        """The name of the session's channel."""
+
+    async def start(self, key: Key, name: str, request: TurnRequest) -> Channel:
+        """A channel that is ready. Raises Refusal."""
+
+    def stop(self, channel: Channel, cause: Cause, *, kill: bool = False) -> None:
+        """End a channel, without waiting for it."""
+
+    def rests(self, session: Session, *, idle: bool) -> None:
+        """The session has nothing to do, or has again."""
+
+    def forget(self, session: Session) -> None:
+        """Its next turn makes it anew."""
+
+    def ended(self, turn: Turn) -> None:
+        """A turn is over."""
+
+
+class Sessions:
+    """The sessions of one server."""
+
+    def __init__(self, settings: Settings, table: ChannelTable, archive: Archive) -> None:
+        self.settings = settings
+        self.archive = archive
+        self._table = table
+        self._by_key: dict[Key, Session] = {}
+        self._by_channel: dict[str, Session] = {}  # of channels that somebody else started, by their id
+        self._resting: dict[Session, None] = {}  # the one that rests longest first
+        self._turns: dict[str, Turn] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
+
+    # ------------------------------------------------------------------ for the APIs
+
+    def begin(self, request: TurnRequest) -> Turn:
+        """A turn, which waits for its session's earlier ones. Await `started`, then read or await `done`.
+
+        Raises Refusal: BODY_INVALID, CHANNEL_UNKNOWN, SESSION_QUEUE_FULL, SHUTTING_DOWN.
+        """
+        if self._closing:
+            raise Refusal(Cause.SHUTTING_DOWN)
+        request.check()
+        turn_id = f"turn-{secrets.token_hex(10)}"
+        turn = self._session_for(request, turn_id).put(turn_id, request)
+        self._turns[turn_id] = turn
+        return turn
+
+    def find(self, turn_id: str) -> Turn | None:
+        """The turn of this id that waits or runs."""
+        return self._turns.get(turn_id)
+
+    def session_of(self, key: Key) -> Session | None:
+        """The session of this key that has a worker, or is about to."""
+        return self._by_key.get(key)
+
+    def _session_for(self, request: TurnRequest, turn_id: str) -> Session:
+        if request.channel is not None:
+            return self._of_channel(request.channel)
+        if request.session is None:
+            return Session(Key(request.graph, request.user, turn_id), self, single=True)
+        key = Key(request.graph, request.user, request.session)
+        session = self._by_key.get(key)
+        if session is None:
+            channel = self._table.of_session(*key)
+            session = self._by_key[key] = Session(key, self) if channel is None else self._of_channel(channel.name)
+        return session
+
+    def _of_channel(self, name: str) -> Session:
+        channel = self._table.get(name)
+        if channel is None or channel.state not in (State.STARTING, State.RUNNING):
+            raise Refusal(Cause.CHANNEL_UNKNOWN, f"no channel {name!r} is running")
+        session = self._by_channel.get(channel.id)
+        if session is None:
+            own = channel.session
+            key = Key(channel.graph_name, channel.user, f"channel:{name}" if own is None else own)
+            session = self._by_key.get(key)
+            if session is None or session.channel is not channel:
+                session = self._by_channel[channel.id] = Session(key, self, pinned=channel)
+        return session
+
+    # ------------------------------------------------------------------ the end
+
+    def close(self) -> None:
+        """Begin no more turns, and end those that wait or run."""
+        self._closing = True
+        for turn in list(self._turns.values()):
+            turn.cancel(Cause.SERVER_STOPPED)
+
+    async def drain(self, seconds: float) -> None:
+        """Wait until every turn is over and on record; what takes longer is cancelled."""
+        if not self._tasks:
+            return
+        _, late = await asyncio.wait(self._tasks, timeout=seconds)
+        for task in late:
+            log.error("session.late", task=task.get_name(), after_seconds=seconds)
+            task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=CANCEL_SECONDS)
+
+    # ------------------------------------------------------------------ for the sessions
+
+    def own(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Run `work` in a task that is awaited at the end."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def name_for(self, key: Key, *, single: bool) -> str:
+        """The name of the session's channel: readable, and as unique as its key."""
+        readable = quote(key.graph, safe="")[:NAME_LENGTH].replace("..", "-").lstrip(".") or "graph"
+        if single:
+            return f"{readable}-{key.session}"
+        digest = hashlib.sha256("\0".join(key).encode("utf-8", "surrogatepass")).hexdigest()
+        return f"{readable}-{digest[:16]}"
+
+    async def start(self, key: Key, name: str, request: TurnRequest) -> Channel:
+        """Start a session's channel; idle ones make room for it. Raises Refusal."""
+        wanted = StartRequest(
+            channel_name=name,
+            graph_name=key.graph,
+            timeout=FOREVER,
+            properties=request.properties,
+            user=key.user,
+            session=request.session,
+            source=request.source,
+        )
+        await self._gone(name)
+        for _ in range(MOST_EVICTIONS):
+            try:
+                return await self._table.start(wanted)
+            except Refusal as refusal:
+                full = refusal.cause in (Cause.WORKERS_LIMIT, Cause.GRAPH_LIMIT)
+                graph = key.graph if refusal.cause is Cause.GRAPH_LIMIT else None
+                if not full or not await self._make_room(graph):
+                    raise
+        return await self._table.start(wanted)
+
+    async def _gone(self, name: str) -> None:
+        """Wait until the session's last worker is gone: a session has one at most."""
+        last = self._table.get(name)
+        if last is not None and last.state is State.STOPPING:
+            try:
+                async with asyncio.timeout(GONE_SECONDS):
+                    await last.gone()
+            except TimeoutError:
+                raise Refusal(Cause.STOP_FAILED, f"channel {name!r} does not end") from None
+
+    async def _make_room(self, graph: str | None) -> bool:
+        """Evict the session that rests longest (of a graph); whether there was one."""
+        resting = (session for session in self._resting if session.evictable and graph in (None, session.key.graph))
+        session = next(resting, None)
+        channel = None if session is None else session.evict()
+        if channel is None:
+            return False
+        try:
+            async with asyncio.timeout(EVICTION_SECONDS):
+                await channel.gone()
+        except TimeoutError:
+            return False
+        return True
+
+    def stop(self, channel: Channel, cause: Cause, *, kill: bool = False) -> None:
+        """End a channel, without waiting for it."""
+        if not self._closing:  # else the table does
+            self.own(self._stop(channel, cause, kill=kill), f"stop of {channel.name}")
+
+    async def _stop(self, channel: Channel, cause: Cause, *, kill: bool) -> None:
+        try:
+            await self._table.stop_this(channel, cause=cause, kill=kill)
+        except Refusal as refusal:
+            log.warning("session.stop_failed", channel=channel.name, cause=refusal.cause, detail=refusal.detail)
+
+    def rests(self, session: Session, *, idle: bool) -> None:
+        """The session has nothing to do, or has again."""
+        self._resting.pop(session, None)
+        if idle:
+            self._resting[session] = None
+
+    def forget(self, session: Session) -> None:
+        """Its next turn makes it anew."""
+        if self._by_key.get(session.key) is session:
+            del self._by_key[session.key]
+        if session.channel is not None and self._by_channel.get(session.channel.id) is session:
+            del self._by_channel[session.channel.id]
+
+    def ended(self, turn: Turn) -> None:
+        """A turn is over."""
+        self._turns.pop(turn.id, None)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("session.failed", task=task.get_name(), exc_info=error)
