@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Awaitable, Callable
 
+from bench import streams
 from bench.figures import Figure, percentile
 from bench.server import BenchServer, channels
 
@@ -186,4 +187,5 @@ SCENARIOS: dict[str, Callable[[bool], Awaitable[list[Figure]]]] = {
     "ping": ping,
     "tree": tree_stop,
     "shutdown": shutdown,
+    **streams.SCENARIOS,
 }

@@ -87,7 +87,14 @@ class Server:
         self._monitor = Monitor()
         runner = make_runner(
             build_app(
-                settings, self.table, self.catalog, sample=self._sample, details=self.details, sessions=self.sessions
+                settings,
+                self.table,
+                self.catalog,
+                sample=self._sample,
+                details=self.details,
+                sessions=self.sessions,
+                lives=self._chronicle.feed,
+                records=self.store,
             ),
             close_seconds=HTTP_CLOSE_SECONDS,
         )
@@ -163,10 +170,12 @@ class Server:
 
 def _store_of(settings: Settings) -> Store:
     return Store(
-        str(settings.state_dir / "store.db"),
+        settings.store_url.get_secret_value(),
         instance=instance_of(settings.state_dir),
         history_messages=settings.history_messages,
         history_bytes=settings.history_bytes,
+        store_keep_days=settings.store_keep_days,
+        ledger_keep_days=settings.ledger_keep_days,
     )
 
 

@@ -10,9 +10,11 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, SecretStr
 
 from supervisor.property import INJECTABLE, Injection
+from supervisor.store.address import ALLOWED as STORES
+from supervisor.store.address import SqliteFile, parse_address
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -38,6 +40,32 @@ class Default:
     """Metadata of a field whose default depends on the machine: the rule, in words."""
 
     text: str
+
+
+class SecretUrl:
+    """A URL that may hold a password: shown with a mask in its place."""
+
+    __slots__ = ("_shown", "_text")
+
+    def __init__(self, text: str, shown: str) -> None:
+        self._text = text
+        self._shown = shown
+
+    def get_secret_value(self) -> str:
+        """The URL with its password."""
+        return self._text
+
+    def __str__(self) -> str:
+        return self._shown
+
+    def __repr__(self) -> str:
+        return f"SecretUrl({self._shown!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SecretUrl) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
 
 
 def _whole(value: object) -> object:
@@ -109,6 +137,14 @@ def _existing(path: Path) -> Path:
     return path
 
 
+def store_url(value: object) -> SecretUrl:
+    """The URL of a store; raises ValueError."""
+    text = str(value)
+    address = parse_address(text)
+    # A file is named from the root: the working folder may be another one when the store is opened.
+    return SecretUrl(str(address) if isinstance(address, SqliteFile) else text, str(address))
+
+
 def _host(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,253}", value):
         ip_address(value)
@@ -167,6 +203,12 @@ def _token(value: SecretStr) -> SecretStr:
 
 Count = Annotated[
     int, BeforeValidator(_whole), Field(ge=1, le=_MOST_COUNT), Allowed(f"a whole number from 1 to {_MOST_COUNT}")
+]
+Days = Annotated[
+    int,
+    BeforeValidator(_whole),
+    Field(ge=0, le=_MOST_COUNT),
+    Allowed(f"a whole number from 0 to {_MOST_COUNT}, 0: for ever"),
 ]
 Port = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=65535), Allowed("a port from 0 to 65535, 0: any free")]
 Limit = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=_MOST_LIMIT)]
@@ -250,5 +292,6 @@ Token = Annotated[
     Allowed("visible ASCII characters without spaces, empty: none"),
 ]
 Secret = Annotated[SecretStr | None, BeforeValidator(_none_if_empty), Allowed("any text, empty: none")]
+StoreUrl = Annotated[InstanceOf[SecretUrl], BeforeValidator(store_url), Allowed(STORES)]
 OptionalText = Annotated[str | None, BeforeValidator(_none_if_empty), Allowed("any text, empty: none")]
 Text = Annotated[str, Allowed("any text")]

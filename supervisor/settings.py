@@ -138,6 +138,15 @@ class Settings(BaseSettings):
     history_bytes: kind.Bytes = Field(256 * 1024, description="size of the conversation that its agent is given")
     events_kept: kind.Count = Field(1024, description="events of one channel kept for readers that come back")
 
+    store_url: Annotated[kind.StoreUrl, Default("store.db in state_dir")] = Field(
+        default_factory=lambda data: kind.store_url(data["state_dir"] / "store.db"),
+        description="database of conversations and of the ledger of channels",
+    )
+    store_keep_days: kind.Days = Field(
+        30, description="days after which a turn, and a conversation not used, is deleted"
+    )
+    ledger_keep_days: kind.Days = Field(30, description="days after which a channel's row in the ledger is deleted")
+
     unknown_addons: Literal["error", "skip"] = Field(
         "error", description="a graph with add-ons that are not installed: refuse it, or leave these nodes inert"
     )
@@ -320,7 +329,7 @@ def allowed(info: FieldInfo) -> str:
 
 def is_secret(info: FieldInfo) -> bool:
     """Whether a field's value is never shown."""
-    return "SecretStr" in str(info.annotation)
+    return "Secret" in str(info.annotation)
 
 
 def shown(value: Any) -> str:

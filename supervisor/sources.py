@@ -39,6 +39,7 @@ _OTHER_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "agora_app_id": ("AGORA_APP_ID",),
     "agora_app_certificate": ("AGORA_APP_CERTIFICATE",),
     "vector_document_preset_list": ("VECTOR_DOCUMENT_PRESET_LIST",),
+    "store_url": ("AGENTD_STORE",),
 }
 # Variables with our prefix that are no settings of the server: the client's, and those agentd itself sets for workers.
 _NO_SETTINGS: Final = re.compile(rf"AGENTD_SERVER|{CHANNEL_VARIABLE}|{INSTANCE_VARIABLE}|AGENTD_LITERAL_\d+")

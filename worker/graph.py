@@ -133,7 +133,7 @@ class Graph:
                 member.update({**before, **values})
             except FAILURES as error:
                 for changed, former in done:
-                    changed.update(former)
+                    self._undo(changed, former)
                 told = brief(str(error)) if isinstance(error, PropertyError) else describe(error)
                 raise UpdateError(f"node {name!r} (add-on {member.spec.addon!r}): {told}") from error
             done.append((member, before))
@@ -200,6 +200,12 @@ class Graph:
             raise CommandError(
                 f"node {member.spec.name!r} did not answer the command {name!r} within {COMMAND_SECONDS} s"
             ) from None
+
+    def _undo(self, member: Member, former: Mapping[str, Any]) -> None:
+        try:
+            member.update(former)
+        except FAILURES as error:
+            log.exception("node.update_not_undone", node=member.spec.name, error=describe(error))
 
     def _build(self, spec: NodeSpec, addon: type[Node]) -> Member:
         context = Context(

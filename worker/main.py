@@ -16,7 +16,7 @@ import structlog
 from worker import rehearsal
 from worker.beat import Beat
 from worker.frames import Down, Frame, FrameError, Up
-from worker.graph import CommandError, Graph, UpdateError, describe
+from worker.graph import FAILURES, CommandError, Graph, UpdateError, describe
 from worker.pipe import Pipe
 from worker.plan import StartError, make_plan
 from worker.registry import Registry, preload_addons
@@ -274,6 +274,9 @@ class Worker:
             await self._pipe.send({**reply, "ok": True, "result": result})
         except (CommandError, UpdateError, FrameError) as error:
             await self._pipe.send({**reply, "ok": False, "error": str(error)})
+        except FAILURES as error:  # of a node that cannot describe itself
+            log.exception("worker.request_failed", type=frame["t"])
+            await self._pipe.send({**reply, "ok": False, "error": describe(error)})
 
     def _update(self, properties: Any) -> None:
         """Update nodes; what they say of themselves then stands before the reply."""

@@ -147,6 +147,7 @@ class Turns:
         self._next()
 
     async def _run(self, job: Job, graph: Graph) -> None:
+        structlog.contextvars.bind_contextvars(turn=job.voice.turn)  # of this task: for all that is logged in it
         passage = None
         try:
             request = await self._read(job.frame)
@@ -158,7 +159,8 @@ class Turns:
             job.turn = Turn(job.voice.turn, kind=verb, request=request, emit=emit, state=self._memory.value)
             if graph.passes_on_text(agent):
                 passage = Passage(agent.context)
-                await passage.say(job.turn.question, role="user", ended=True)
+                if question := job.turn.question:
+                    await passage.say(question, role="user", ended=True)
                 job.voice.listen(passage.say)
             final = await perform(verb, getattr(agent, verb)(job.turn), emit)
             await self._finish(job, {"type": "final"} if final is None else as_fields(final), job.turn.state)

@@ -95,7 +95,8 @@ class Voice:
             except FrameError:  # a lone surrogate
                 fits = False
         if not fits:
-            for piece in split(mend(text), MOST_TEXT):
+            text = mend(text)
+            for piece in split(text, MOST_TEXT):
                 await self._send({"t": _EVENT, "turn": self.turn, "type": kind, "text": piece})
         if self._listen is not None and kind == "text":
             await self._listen(text)

@@ -24,6 +24,7 @@ from supervisor.channels.hearing import Hearing
 from supervisor.channels.lease import NEVER, Lease
 from supervisor.channels.lifecycle import Action, Event, State, transition
 from supervisor.channels.preparation import Plan
+from supervisor.channels.record import record_of
 from supervisor.channels.requests import StartRequest
 from supervisor.channels.surroundings import Surroundings
 from supervisor.processes.link import Link, LinkFullError
@@ -56,6 +57,7 @@ class Channel:
         self.name = request.channel_name
         self.graph_name = request.graph_name
         self.user, self.session, self.source = request.user, request.session, request.source
+        self.on_demand = request.on_demand
         self.id = channel_id
         self.state = State.STARTING
         self.pid: int | None = None
@@ -64,7 +66,7 @@ class Channel:
         self.lease = Lease(timeout)
         self.ending: Ending | None = None
         self.port = plan.port
-        self.foreign = plan.foreign
+        self.foreign, self.limits = plan.foreign, plan.limits
         self._files = ChannelFiles(surroundings.settings.state_dir, channel_id, *files)
         self._plan = plan
         self._around = surroundings
@@ -305,7 +307,7 @@ class Channel:
         """The process exists."""
         self.pid = pid
         try:
-            self._files.write_record(self._record(start_time))
+            self._files.write_record(record_of(self, start_time, self._around.spawner.hello["boot_id"]))
         except OSError as error:  # on a full disk the session goes on; only a later supervisor will not know it
             self._log.error("channel.record_unwritten", error=str(error))
         if self._hearing.says_ready:  # over its pipe, before the spawner told us of it
@@ -314,20 +316,6 @@ class Channel:
             self._timers.append(
                 self._loop.call_later(self._around.settings.worker_settle_seconds, self.post, Event.READY)
             )
-
-    def _record(self, start_time: int) -> dict[str, Any]:
-        return {
-            "id": self.id,
-            "channel": self.name,
-            "graph": self.graph_name,
-            "pid": self.pid,
-            "start_time": start_time,
-            "boot_id": self._around.spawner.hello["boot_id"],
-            "created_at": self.created_at,
-            "timeout": None if self.lease.timeout == NEVER else self.lease.timeout,
-            "foreign": self.foreign,
-            "log_file": str(self.log_file),
-        }
 
     def on_spawn_failed(self, error: str) -> None:
         """There is no process."""

@@ -101,9 +101,12 @@ class ChannelTable:
         return self._channels.get(name)
 
     def of_session(self, graph: str, user: str, session: str) -> Channel | None:
-        """The channel somebody started for this session."""
+        """The live channel that somebody started for this session."""
         wanted = (graph, user, session)
-        return next((c for c in self._channels.values() if (c.graph_name, c.user, c.session) == wanted), None)
+        for channel in self._channels.values():
+            if (channel.graph_name, channel.user, channel.session) == wanted and not channel.on_demand:
+                return channel if channel.state in (State.STARTING, State.RUNNING) else None
+        return None
 
     def running(self) -> list[Channel]:
         """The channels whose workers are ready."""

@@ -160,6 +160,42 @@ def logs(
 
 
 @app.command()
+def chat(
+    graph: Annotated[str, typer.Argument(help="Name of the graph; `agentd graphs` lists them.")],
+    session: Annotated[
+        str | None, typer.Option(help="Go on with this session, or begin it (default: one of its own).")
+    ] = None,
+    user: Annotated[str, typer.Option(help="Whose session it is.")] = "",
+    message: Annotated[
+        str | None, typer.Option("--message", "-m", help="Ask this and leave, instead of what is typed or piped in.")
+    ] = None,
+    properties: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--property", metavar="NODE.PROPERTY=VALUE", help="As `start --set`, for a worker that is started."
+        ),
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell the tokens and the time, too.")] = False,
+    no_history: Annotated[bool, typer.Option("--no-history", help="Neither read nor keep what was asked.")] = False,
+    server: Server = None,
+    token: Token = None,
+    as_json: Json = False,
+) -> None:
+    """Talk to an agent: at a terminal, or with a line of stdin for each question."""
+    from supervisor.cli.chat import Chat, Conversation, new_session  # noqa: PLC0415 - the other commands do without
+
+    conversation = Conversation(
+        graph=graph,
+        session=new_session() if session is None else session,
+        user=user,
+        properties=parse_overrides(properties or [], "--property"),
+        server=server,
+    )
+    talk = Chat(find_target(server, token), conversation, verbose=verbose, as_json=as_json)
+    raise typer.Exit(talk.run(message, keep_history=not no_history))
+
+
+@app.command()
 def graphs(server: Server = None, token: Token = None, as_json: Json = False) -> None:
     """List the graphs a channel can be started with."""
     answer = _client(server, token).ten("GET", "/graphs")
@@ -210,7 +246,7 @@ COLUMNS: Final = (
 NUMBERS: Final = ("PID", "AGE", "LAST PING", "TIME LEFT", "MEMORY", "CPU")
 
 
-def parse_overrides(items: Sequence[str]) -> dict[str, dict[str, Any]]:
+def parse_overrides(items: Sequence[str], option: str = "--set") -> dict[str, dict[str, Any]]:
     """Properties by node of ``node.property=value`` items; the property's name goes to the first ``=``, dots and all.
 
     Raises CommandError for an item of another form.
@@ -223,7 +259,7 @@ def parse_overrides(items: Sequence[str]) -> dict[str, dict[str, Any]]:
             raise CommandError(
                 USAGE,
                 cause="usage",
-                message=f"{item!r} (from --set) is not an override",
+                message=f"{item!r} (from {option}) is not an override",
                 next_step="write NODE.PROPERTY=VALUE",
             )
         properties.setdefault(node, {})[key] = parse_value(value)

@@ -22,8 +22,10 @@ Event = dict[str, Any]
 
 
 class Asking:
-    """A turn that is asked. Enter it, iterate it once in the same thread; `cancel` may come at any moment, in a signal
-    handler too: it is a thread of its own that then tells the server, and that cuts the connection should this not help.
+    """A turn that is asked. Enter it, and iterate it once in the same thread.
+
+    `cancel` may come at any moment, in a signal handler too. A thread then tells the server, and cuts the connection
+    should this not help, so that the turn's end never takes longer than CANCEL_SECONDS and twice REST_SECONDS.
     """
 
     def __init__(self, target: Target, body: Event) -> None:
@@ -138,5 +140,5 @@ def _not_an_event(detail: str) -> CommandError:
         cause="stream_invalid",
         message="the server sent what is no event of agentd",
         detail=detail,
-        next_step="check that --server or AGENTD_SERVER is agentd's address, and that nothing between changes the answer",
+        next_step="check the address in --server or AGENTD_SERVER, and what stands between here and there",
     )

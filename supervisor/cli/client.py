@@ -8,7 +8,7 @@ import json
 import os
 import socket
 from collections import ChainMap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -113,7 +113,7 @@ class Client:
 
     def events(
         self, path: str, body: dict[str, Any], *, silence: float, connected: Callable[[socket.socket], None]
-    ) -> Iterator[bytes]:
+    ) -> Generator[bytes]:
         """The server-sent events a request is answered by, in pieces as they come, until the server ends them.
 
         `connected` gets the connection before the request is sent, so that somebody else can shut it down; an OSError

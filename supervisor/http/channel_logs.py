@@ -23,7 +23,9 @@ MAX_TAIL: Final = 1_000_000
 class LogsQuery(Query):
     """Which part of a log."""
 
-    tail: Annotated[Integer, Field(ge=0, le=MAX_TAIL)] | None = Field(None, description="the last lines; none: all")
+    tail: Annotated[int, Field(ge=0, le=MAX_TAIL), Integer] | None = Field(
+        None, description="the last lines; none: all"
+    )
     follow: Switch = Field(False, description="go on until the channel ends")
 
 

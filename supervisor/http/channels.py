@@ -49,7 +49,8 @@ READABLE: Final = 40  # of a name that is made up: what is taken from the graph'
 MAX_TIMEOUT: Final = 2**31 - 1
 
 # As `check_channel_name` has it, but for the size, which it counts in bytes.
-NAME_PATTERN: Final = r"^(?!\.)(?!.*\.\.)[^/\\\u0000]+$"
+NAME_PATTERN: Final = r"^(?!\.)(?![\s\S]*\.\.)(?!\s*$)[^/\\\u0000]+$"
+NAME_SCHEMA: Final = {"type": ["string", "null"], "pattern": NAME_PATTERN, "maxLength": MAX_NAME_BYTES}
 LIMITS_SCHEMA: Final = {
     "type": "object",
     "additionalProperties": False,
@@ -76,8 +77,8 @@ class ChannelBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     graph: str = Field(min_length=1, description="the graph its worker runs")
-    name: Annotated[str, WithJsonSchema({"type": "string", "pattern": NAME_PATTERN, "maxLength": MAX_NAME_BYTES})] = (
-        Field("", description="its name, at most 100 bytes; without one it gets a readable one of its own")
+    name: Annotated[str | None, WithJsonSchema(NAME_SCHEMA)] = Field(
+        None, description="its name, at most 100 bytes; none: a readable one is made up"
     )
     user: str = Field("", max_length=MAX_KEY_BYTES, description="whose conversation it carries")
     session: str | None = Field(
@@ -135,7 +136,7 @@ class ChannelsApi:
     async def start(self, request: web.Request) -> web.Response:
         """``POST /channels``: answers when the worker is ready; a client that hangs up does not undo the start."""
         body = checked(ChannelBody, await read_object(request, self._body_limit, bodies.parse_start))
-        name = body.name if "name" in body.model_fields_set else made_up(body.graph)
+        name = made_up(body.graph) if body.name is None else bodies.require_channel({"channel_name": body.name})
         note(request, channel=name)
         wanted = StartRequest(
             channel_name=name,

@@ -6,6 +6,8 @@ is sent only with `strict_status`. A few causes are about HTTP itself and always
 """
 
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -14,6 +16,7 @@ from supervisor.causes import EXPLANATIONS, Cause, Refusal
 
 CONTENT_TYPE: Final = "application/json; charset=utf-8"
 MAX_DETAIL: Final = 1000
+NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class Code(NamedTuple):
@@ -171,8 +174,8 @@ def failure(refusal: Refusal, path: str = "") -> bytes:
     return encode({"code": code, "msg": CODES[code].msg, "data": None, "detail": shorten(refusal.detail)})
 
 
-def native_failure(refusal: Refusal) -> bytes:
-    """The body of a refusal in the native API."""
+def native_failure(refusal: Refusal, more: Mapping[str, Any] = NOTHING) -> bytes:
+    """The body of a refusal in the native API; `more` is told besides."""
     explanation = EXPLANATIONS[refusal.cause]
     return encode(
         {
@@ -181,6 +184,7 @@ def native_failure(refusal: Refusal) -> bytes:
                 "message": explanation.message,
                 "detail": shorten(refusal.detail),
                 "next_step": explanation.next_step,
+                **more,
             }
         }
     )

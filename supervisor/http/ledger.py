@@ -45,8 +45,8 @@ class LedgerQuery(Query):
     since: Seconds | None = Field(None, description="claimed then or later, in seconds since 1970")
     until: Seconds | None = Field(None, description="claimed before, in seconds since 1970")
     open: Switch | None = Field(None, description="whether it has not ended")
-    limit: Annotated[Integer, Field(ge=1, le=MOST_ROWS)] = Field(100, description="how many at most")
-    before: Annotated[Integer, Field(ge=1, le=MOST_NUMBER)] | None = Field(
+    limit: Annotated[int, Field(ge=1, le=MOST_ROWS), Integer] = Field(100, description="how many at most")
+    before: Annotated[int, Field(ge=1, le=MOST_NUMBER), Integer] | None = Field(
         None, description="older than those of an earlier answer: its `next`"
     )
 
@@ -64,7 +64,7 @@ class LedgerApi:
     async def lives(self, request: web.Request) -> web.Response:
         """``GET /ledger``: lives of channels, newest first; `next` is where an older page begins, null: nowhere."""
         query = read_query(LedgerQuery, request)
-        wanted = query.model_dump(exclude={"limit"}, exclude_none=True)
+        wanted = query.model_dump(mode="json", exclude={"limit"}, exclude_none=True)
         try:
             rows = await self._records.ledger(limit=query.limit, **wanted)
         except StoreError as error:

@@ -1,6 +1,5 @@
 """Query strings as pydantic models: what each parameter may be, in one place for the check and the description."""
 
-from collections.abc import Sequence
 from typing import Annotated, Any, Final, TypeVar
 
 from aiohttp import web
@@ -36,23 +35,20 @@ def _integer(value: Any) -> Any:
 
 
 def _listed(value: Any) -> Any:
-    return value.split(",") if isinstance(value, str) else value
+    return [item for item in value.split(",") if item] if isinstance(value, str) else value
 
 
 Switch = Annotated[bool, BeforeValidator(_switch), WithJsonSchema({"type": "string", "enum": list(SWITCHES)})]
-Integer = Annotated[int, BeforeValidator(_integer)]
 Seconds = Annotated[float, Field(allow_inf_nan=False)]
+Integer = BeforeValidator(_integer)  # behind the bounds of an int: digits only
 Listed = BeforeValidator(_listed)  # of an array whose items are separated by commas
 
 
 def read_query(model: type[Model], request: web.Request) -> Model:
     """The query of a request. Raises Refusal(BODY_INVALID) that names the parameter, its value and what is allowed."""
-    given = dict(request.query)
-    if len(given) < len(request.query):
-        repeated = _repeated(list(request.query))
-        raise Refusal(Cause.BODY_INVALID, f"{repeated[:SHOWN]} is given more than once")
+    given: dict[str, str] = {}
+    for name, value in request.query.items():
+        if name in given:
+            raise Refusal(Cause.BODY_INVALID, f"{name[:SHOWN]} is given more than once")
+        given[name] = value
     return checked(model, given)
-
-
-def _repeated(names: Sequence[str]) -> str:
-    return next(name for index, name in enumerate(names) if name in names[:index])

@@ -1,5 +1,6 @@
 """aiohttp responses with the headers every JSON answer has; the CORS headers are the server's (server.py)."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from aiohttp import hdrs, web
@@ -8,6 +9,7 @@ from multidict import CIMultiDict
 from supervisor.causes import Cause, Refusal
 from supervisor.http.envelope import (
     CONTENT_TYPE,
+    NOTHING,
     RETRY_AFTER,
     ROWS,
     encode,
@@ -51,10 +53,13 @@ def is_native(path: str) -> bool:
     return path in NATIVE or path.startswith("/channels/")
 
 
-def refused(refusal: Refusal, path: str, *, strict: bool) -> web.Response:
-    """The answer to a request that is refused, in the manner of the API its path belongs to."""
+def refused(refusal: Refusal, path: str, *, strict: bool, more: Mapping[str, Any] = NOTHING) -> web.Response:
+    """The answer to a request that is refused, in the manner of the API its path belongs to.
+
+    `more` is what the native API tells besides.
+    """
     if is_native(path):
-        response = json_reply(native_failure(refusal), ROWS[refusal.cause].status)
+        response = json_reply(native_failure(refusal, more), ROWS[refusal.cause].status)
     else:
         response = json_reply(failure(refusal, path), status_of(refusal.cause, path, strict=strict))
     response.headers[CAUSE_HEADER] = refusal.cause.value

@@ -18,11 +18,15 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
 from supervisor.causes import EXPLANATIONS, Cause, Refusal
+from supervisor.http.channel_logs import LogsApi
 from supervisor.http.channels import ChannelsApi, Sampler
 from supervisor.http.connections import CONNECTIONS, Connections, most_connections
 from supervisor.http.control import ControlApi, Details
 from supervisor.http.dialects.base import TurnHandler
+from supervisor.http.events import EventsApi
 from supervisor.http.hosts import Hosts
+from supervisor.http.ledger import LedgerApi, Records
+from supervisor.http.openapi import DescriptionApi
 from supervisor.http.owned import OwnedTasks
 from supervisor.http.replies import refused
 from supervisor.http.request_keys import NOTES, REQUEST_ID
@@ -33,6 +37,7 @@ from supervisor.setting_types import is_loopback
 
 if TYPE_CHECKING:
     from supervisor.catalog import GraphCatalog
+    from supervisor.channels.feed import Feed
     from supervisor.channels.table import ChannelTable
     from supervisor.settings import Settings
     from supervisor.turns.sessions import Sessions
@@ -70,26 +75,34 @@ def build_app(
     sample: Sampler,
     details: Details,
     sessions: "Sessions",
+    lives: "Feed",
+    records: Records,
 ) -> web.Application:
     """The application for `table`.
 
-    `sample` measures channels (bounded by a timeout here), `details` gives the data of ``/health?details=1``. On
-    shutdown streams end by themselves; on clean-up the application waits for starts and stops that requests began, so
-    the table must still live then, or have refused them. Run it with `make_runner` and `Site` of connections.py.
+    `sample` measures channels (bounded by a timeout here), `details` gives the data of ``/health?details=1``; `lives`
+    tells what happens to channels, `records` what has become of them. On shutdown streams end by themselves; on
+    clean-up the application waits for starts and stops that requests began, so the table must still live then, or have
+    refused them. Run it with `make_runner` and `Site` of connections.py.
     """
     owned = OwnedTasks()
     streams = Streams()
-    channels = ChannelsApi(settings, table, sample, owned, streams)
-    turns = TurnsApi(settings, sessions, TurnHandler(sessions, streams))
+    apis = (
+        ControlApi(settings, table, catalog, details, owned),
+        ChannelsApi(settings, table, sample, owned, sessions, records),
+        LogsApi(settings, table, streams),
+        EventsApi(table, lives, sessions, streams),
+        TurnsApi(settings, sessions, TurnHandler(sessions, streams)),
+        LedgerApi(records),
+        DescriptionApi(settings),
+    )
     vectors = VectorsApi(settings, table, owned)
     open_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     connections = Connections(most_connections(settings, open_files), settings.head_seconds)
     door = _Door(settings, connections)
     app = web.Application(middlewares=[door.handle], client_max_size=settings.body_limit_bytes)
-    app.add_routes(ControlApi(settings, table, catalog, details, owned).routes())
-    app.add_routes(vectors.routes())
-    app.add_routes(channels.routes())
-    app.add_routes(turns.routes())
+    for api in (*apis, vectors):
+        app.add_routes(api.routes())
     app.on_response_prepare.append(door.finish_headers)
     app[CONNECTIONS] = connections
 

@@ -226,8 +226,8 @@ def ended_work(record: TurnEnded, done: asyncio.Future[int] | None) -> Work:
 
 
 def _said(messages: str, text: str | None, value: str | None) -> list[dict[str, Any]]:
-    """The messages of one turn: its question, then its answer. What a cut left without a role is left out."""
-    said = _messages(from_json(messages))
+    """The messages of one turn: its question, without what was said to the model for this turn only, and its answer."""
+    said = [message for message in _messages(from_json(messages)) if message["role"] != "system"]
     if text:
         said.append({"role": "assistant", "content": text})
     elif value is not None:
@@ -237,6 +237,7 @@ def _said(messages: str, text: str | None, value: str | None) -> list[dict[str, 
 
 
 def _messages(found: Any) -> list[dict[str, Any]]:
+    """Those that are messages: what a cut has put in the place of others is none."""
     return [
         {"role": item["role"], "content": item["content"]}
         for item in found

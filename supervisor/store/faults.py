@@ -4,8 +4,7 @@ import sqlite3
 from enum import Enum
 from typing import Final
 
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import DBAPIError
 
 from supervisor.store.errors import StoreError
 
@@ -27,9 +26,6 @@ _STORE_CODES: Final = frozenset(
         sqlite3.SQLITE_NOTADB,
     }
 )
-# PostgreSQL's classes: connection, read-only or broken transaction, roll-back for concurrency, rights, resources, the
-# operator, the system.
-_STORE_CLASSES: Final = frozenset({"08", "25", "28", "40", "53", "57", "58", "XX"})
 
 
 class Fault(Enum):
@@ -37,33 +33,55 @@ class Fault(Enum):
 
     ROW = "row"
     STORE = "store"
-    CONNECTION = "connection"  # another try with a new one may do
+    CONNECTION = "connection"  # another try may do, on a new one
     UNKNOWN = "unknown"
 
 
+# Classes of PostgreSQL's error codes. Other classes say nothing about whether the server is well.
+_CLASSES: Final = {
+    "08": Fault.CONNECTION,
+    "40": Fault.CONNECTION,  # rolled back for the sake of another server's transaction
+    "57": Fault.CONNECTION,  # the operator ends it
+    "22": Fault.ROW,  # data
+    "23": Fault.ROW,  # integrity
+    "25": Fault.STORE,  # a transaction that may not write
+    "28": Fault.STORE,  # who we are
+    "3D": Fault.STORE,  # there is no such database
+    "53": Fault.STORE,  # no room, no memory, too many connections
+    "58": Fault.STORE,  # its system
+    "XX": Fault.STORE,  # its data
+}
+
+
 def fault_of(error: Exception) -> Fault:
-    """Whose fault this error of a write is."""
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
-        return Fault.CONNECTION
-    if isinstance(error, IntegrityError | DataError):
-        return Fault.ROW
-    if isinstance(error, DBAPIError):
-        code = getattr(error.orig, "sqlite_errorcode", None)
-        state = getattr(error.orig, "sqlstate", None)
-        ours = (code is not None and code & 0xFF in _STORE_CODES) or str(state)[:2] in _STORE_CLASSES
-        return Fault.STORE if ours else Fault.UNKNOWN
-    if isinstance(error, OSError | TimeoutError | PoolTimeoutError):
+    """Whose fault this error is, which a driver or SQLAlchemy raised."""
+    said = _root(error)
+    code, state = getattr(said, "sqlite_errorcode", None), getattr(said, "sqlstate", None)
+    if isinstance(state, str):
+        return _CLASSES.get(state[:2], Fault.UNKNOWN)
+    if isinstance(code, int) and code & 0xFF in _STORE_CODES:
         return Fault.STORE
+    if isinstance(said, TimeoutError | StoreError):
+        return Fault.STORE
+    if isinstance(said, OSError):
+        return Fault.CONNECTION
+    # What cannot be a parameter: a number too large for 64 bits, text that is no UTF-8.
+    if isinstance(said, sqlite3.IntegrityError | sqlite3.DataError | ValueError | TypeError | OverflowError):
+        return Fault.ROW
     return Fault.UNKNOWN
 
 
 def reason_of(error: BaseException) -> str:
     """The error in one line, without the statement and its parameters: what the driver said."""
-    if isinstance(error, StoreError):
-        return str(error)
-    said: BaseException = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-    said = said.__cause__ or said if isinstance(error, DBAPIError) else said
-    if isinstance(said, TimeoutError) and not str(said):
-        return "it did not answer in time"
+    said = _root(error)
     lines = str(said).strip().splitlines()
+    if not lines and isinstance(said, TimeoutError):
+        return "it did not answer in time"
     return (lines[0] if lines else type(said).__name__)[:MOST_SAID]
+
+
+def _root(error: BaseException) -> BaseException:
+    """What the driver raised: SQLAlchemy wraps it, and asyncpg's twice."""
+    if not isinstance(error, DBAPIError) or error.orig is None:
+        return error
+    return error.orig.__cause__ or error.orig

@@ -14,6 +14,7 @@ log = structlog.get_logger("supervisor.store")
 
 BATCH: Final = 200
 PAUSE_SECONDS: Final = 0.05
+FIRST_SECONDS: Final = 10.0  # a server that begins has more urgent things to write
 EVERY_SECONDS: Final = 600.0
 DAY: Final = 86_400.0
 
@@ -46,7 +47,8 @@ class Retention:
         return removed
 
     async def run(self) -> None:
-        """Prune now and every EVERY_SECONDS, until cancelled."""
+        """Prune after FIRST_SECONDS and then every EVERY_SECONDS, until cancelled."""
+        await asyncio.sleep(FIRST_SECONDS)
         while True:
             try:
                 await self.prune(time.time())

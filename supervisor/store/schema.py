@@ -12,7 +12,11 @@ from supervisor.store.tables import VERSION_TABLE
 HEAD: Final = "0001"  # the newest of migrations/versions, known here so that Alembic is not imported for nothing
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
-_LOCK_NUMBER: Final = 0x6167656E7464  # of PostgreSQL's advisory lock, while a schema is changed: "agentd" in ASCII
+# What makes others wait: in SQLite it also begins the transaction, which its driver leaves to us.
+_BEGIN: Final = {
+    "sqlite": "BEGIN IMMEDIATE",
+    "postgresql": f"SELECT pg_advisory_xact_lock({int.from_bytes(b'agentd')})",
+}
 
 
 async def version_of(connection: AsyncConnection) -> str | None:
@@ -28,8 +32,7 @@ async def migrate(connection: AsyncConnection) -> None:
 
     Raises SchemaUnknownError when it is none this version knows, StoreError when the database is not agentd's.
     """
-    if connection.dialect.name == "postgresql":
-        await connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _LOCK_NUMBER})
+    await connection.exec_driver_sql(_BEGIN[connection.dialect.name])
     version = await version_of(connection)
     if version == HEAD:
         return

@@ -1,16 +1,37 @@
 """Everything that is written, as statements in the order in which one transaction executes them.
 
-Each is executed with many rows at once. All may be repeated: after a connection was lost nobody knows whether the
-transaction took place.
+Each is executed with many rows at once, straight by the driver: SQLAlchemy's way through a transaction costs several
+times what the database does. All may be repeated, for after a connection was lost nobody knows whether the transaction
+took place; only a turn that begins twice is an error.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import IntEnum
+from operator import itemgetter
 from typing import Any, Final
 
-from sqlalchemy import Executable, Table, and_, bindparam, delete, exists, func, select, update
+from sqlalchemy import (
+    Column,
+    Dialect,
+    MetaData,
+    Null,
+    Table,
+    Text,
+    UpdateBase,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    literal_column,
+    null,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
-from supervisor.store.tables import conversations, ledger, turns
+from supervisor.store.tables import VERSION_TABLE, conversations, ledger, turns
 
 Row = dict[str, Any]
 
@@ -30,6 +51,7 @@ class Stage(IntEnum):
     PRUNE_TURNS = 10
     PRUNE_CONVERSATIONS = 11
     PRUNE_LEDGER = 12
+    PROBE = 13  # a write that changes nothing
 
 
 Rows = dict[Stage, list[Row]]
@@ -38,25 +60,44 @@ Counts = dict[Stage, list[int]]  # how many rows each of the COUNTED met
 # Executed row by row, because how many rows each one met is asked.
 COUNTED: Final = frozenset(stage for stage in Stage if stage >= Stage.FORGET or stage <= Stage.CLOSE_CHANNELS)
 
-ENDED_COLUMNS: Final = (
-    "ended_at", "cause", "detail", "ms", "text", "thoughts", "tool_calls", "sources", "structured", "usage", "value",
-)  # fmt: skip
 CHANGED_COLUMNS: Final = (
     "ready_at", "pid", "last_ping_at", "ended_at", "cause", "detail", "status", "processes", "killed", "seconds",
 )  # fmt: skip
 
+_ENDED_COLUMNS: Final = (
+    "ended_at", "cause", "detail", "ms", "text", "thoughts", "tool_calls", "sources", "structured", "usage", "value",
+)  # fmt: skip
+_version: Final = Table(VERSION_TABLE, MetaData(), Column("version_num", Text))
 
-def statements_for(dialect: str) -> dict[Stage, Executable]:
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A statement as the driver takes it, and how a row becomes its parameters."""
+
+    sql: str
+    parameters: Callable[[Row], tuple[Any, ...]]
+
+
+def prepare(statement: UpdateBase, dialect: Dialect, row: Row) -> Prepared:
+    """The statement for rows with the keys of this one."""
+    compiled: Any = statement.compile(dialect=dialect, column_keys=list(row) if statement.is_insert else None)
+    order = compiled.positiontup
+    own = {name: compiled.params[name] for name in order if name not in row}  # what the language itself brings along
+    if own or len(order) < 2:
+        return Prepared(str(compiled), lambda row: tuple((own | row)[name] for name in order))
+    return Prepared(str(compiled), itemgetter(*order))
+
+
+def statements_for(dialect: str) -> dict[Stage, UpdateBase]:
     """The statement of each stage in the language of ``sqlite`` or ``postgresql``."""
     insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect]
     conversation = insert(conversations).inline()
-    claimed = insert(ledger).inline()
     return {
-        Stage.CLOSE_TURNS: _close(turns, remembered_bytes=None),  # half a turn, whose answer is lost
+        Stage.CLOSE_TURNS: _close(turns, remembered_bytes=null()),  # half a turn, whose answer is lost
         Stage.CLOSE_CHANNELS: _close(ledger),
         Stage.CONVERSATION: conversation.on_conflict_do_update(
             index_elements=["id"],
-            set_={"used_at": conversation.excluded.used_at, "turns": conversations.c.turns + 1},
+            set_={"used_at": conversation.excluded.used_at, "turns": conversations.c.turns + literal_column("1")},
         ),
         Stage.TURN_BEGUN: insert(turns).inline(),
         Stage.TURN_ENDED: _end(),
@@ -68,30 +109,20 @@ def statements_for(dialect: str) -> dict[Stage, Executable]:
             )
             .values(state=bindparam("new_state"))
         ),
-        Stage.CHANNEL_CLAIMED: claimed.on_conflict_do_nothing(index_elements=["id"]),
+        Stage.CHANNEL_CLAIMED: insert(ledger).inline().on_conflict_do_nothing(index_elements=["id"]),
         Stage.CHANNEL_CHANGED: _change(),
         Stage.FORGET: delete(conversations).where(conversations.c.id == bindparam("key")),
         Stage.PRUNE_TURNS: _prune(turns, turns.c.begun_at),
-        Stage.PRUNE_CONVERSATIONS: (
-            delete(conversations)
-            .where(conversations.c.used_at < bindparam("before"))
-            .where(
-                conversations.c.id.in_(
-                    select(conversations.c.id)
-                    .where(conversations.c.used_at < bindparam("before"))
-                    .where(~exists().where(turns.c.conversation == conversations.c.id))
-                    .limit(bindparam("most"))
-                )
-            )
-        ),
-        Stage.PRUNE_LEDGER: _prune(ledger, ledger.c.ended_at),
+        Stage.PRUNE_CONVERSATIONS: _prune_conversations(),
+        Stage.PRUNE_LEDGER: _prune(ledger, ledger.c.claimed_at, ledger.c.ended_at),
+        Stage.PROBE: update(_version).values(version_num=_version.c.version_num),
     }
 
 
-def _close(table: Table, **more: None) -> Executable:
+def _close(table: Table, **more: Null) -> UpdateBase:
     """What is open on record and was there when the store was opened cannot be running any more.
 
-    With `instance` None it does not matter whose it is.
+    With `whose` None it does not matter whose it is.
     """
     return (
         update(table)
@@ -99,21 +130,21 @@ def _close(table: Table, **more: None) -> Executable:
             and_(
                 table.c.ended_at.is_(None),
                 table.c.number <= bindparam("last"),
-                table.c.instance == func.coalesce(bindparam("whose"), table.c.instance),
+                table.c.instance == func.coalesce(bindparam("whose", type_=Text), table.c.instance),
             )
         )
         .values(ended_at=bindparam("now"), cause=bindparam("why"), detail=bindparam("said"), **more)
     )
 
 
-def _end() -> Executable:
+def _end() -> UpdateBase:
     """The first ending of a turn counts."""
     return (
         update(turns)
         .where(turns.c.id == bindparam("turn"), turns.c.ended_at.is_(None))
         .values(
             {
-                **{name: bindparam(f"new_{name}") for name in ENDED_COLUMNS},
+                **{name: bindparam(f"new_{name}") for name in _ENDED_COLUMNS},
                 "bytes": turns.c.bytes + bindparam("new_bytes"),
                 "remembered_bytes": turns.c.remembered_bytes + bindparam("text_bytes"),
             }
@@ -121,25 +152,28 @@ def _end() -> Executable:
     )
 
 
-def _change() -> Executable:
+def _change() -> UpdateBase:
     """What is None stays as it is; pings and turns are added to those there are."""
     columns = ledger.c
-    return (
-        update(ledger)
-        .where(columns.id == bindparam("channel"))
-        .values(
-            {
-                **{name: func.coalesce(bindparam(f"new_{name}", type_=columns[name].type), columns[name])
-                   for name in CHANGED_COLUMNS},
-                "pings": columns.pings + bindparam("more_pings"),
-                "turns": columns.turns + bindparam("more_turns"),
-            }
-        )
-    )  # fmt: skip
+    changes: dict[str, Any] = {
+        name: func.coalesce(bindparam(f"new_{name}", type_=columns[name].type), columns[name])
+        for name in CHANGED_COLUMNS
+    }
+    changes["pings"] = columns.pings + bindparam("more_pings")
+    changes["turns"] = columns.turns + bindparam("more_turns")
+    return update(ledger).where(columns.id == bindparam("channel")).values(changes)
 
 
-def _prune(table: Table, age: Any) -> Executable:
+def _prune(table: Table, *ages: Column[float]) -> UpdateBase:
     """Some of what is older than `before`, `most` rows of it."""
-    return delete(table).where(
-        table.c.number.in_(select(table.c.number).where(age < bindparam("before")).limit(bindparam("most")))
-    )
+    old = [column < bindparam("before") for column in ages]
+    chosen = select(table.c.number).where(*old).limit(bindparam("most"))
+    return delete(table).where(table.c.number.in_(chosen))
+
+
+def _prune_conversations() -> UpdateBase:
+    """Some of those that have no turns and were not used since `before`: also not by now, so it is asked twice."""
+    old = conversations.c.used_at < bindparam("before")
+    unused = ~exists().where(turns.c.conversation == conversations.c.id)
+    chosen = select(conversations.c.id).where(old, unused).limit(bindparam("most"))
+    return delete(conversations).where(old, conversations.c.id.in_(chosen))

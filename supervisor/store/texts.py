@@ -100,7 +100,7 @@ def cut_json(value: Any, limit: int) -> str:
     if whole <= limit:
         return text
     shortened = plain = from_json(text)
-    for share in (4, 16, 64):
+    for share in (2, 8, 32):
         shortened = _shortened(plain, max(limit // share, _MARK_BYTES))
         text = to_json(shortened)
         if size(text) <= limit:

@@ -181,7 +181,7 @@ class Writer:
         if error is None:
             self._is_well()
             return
-        again = len(batch) > 1 or fault_of(error) is Fault.CONNECTION
+        again = len(batch) > 1 or fault_of(error) in (Fault.CONNECTION, Fault.UNKNOWN)
         for index, work in enumerate(batch):
             if again:
                 error = await self._try([work])
@@ -222,9 +222,10 @@ class Writer:
 
     def _refuse(self, work: Work, error: Exception) -> None:
         reason = f"the store does not take it: {reason_of(error)}"
-        work.fail(StoreError(reason))
         if work.kept:
             self._lose(work, reason)
+        else:
+            work.fail(StoreError(reason))
 
     def _is_unwell(self, works: list[Work], error: Exception) -> None:
         self.problem = reason_of(error)

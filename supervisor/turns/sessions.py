@@ -91,6 +91,10 @@ class Sessions:
         """The turn of this id that waits or runs."""
         return self._turns.get(turn_id)
 
+    def running(self) -> dict[str, Turn]:
+        """The turn each channel is at, by the channel's id."""
+        return {turn.channel.id: turn for turn in self._turns.values() if turn.channel is not None}
+
     def session_of(self, key: Key) -> Session | None:
         """The session of this key that has a worker, or is about to."""
         return self._by_key.get(key)
@@ -165,6 +169,7 @@ class Sessions:
             user=key.user,
             session=request.session,
             source=request.source,
+            on_demand=True,
         )
         await self._gone(name)
         for _ in range(MOST_EVICTIONS):

@@ -38,6 +38,11 @@ def node(name: Any, addon: Any = "puppet", **properties: Any) -> Any:
     return {"type": "extension", "name": name, "addon": addon, "property": properties}
 
 
+def bare(frame: Any) -> Any:
+    """An event without what every frame has, and without the time it took."""
+    return {key: value for key, value in frame.items() if key not in {"t", "n", "turn", "ms"}}
+
+
 class Worker:
     """A worker process and the supervisor's end of its pipes."""
 
@@ -50,9 +55,10 @@ class Worker:
         forked: Any = False,
         lifeline: Any = None,
         resume: Any = True,
+        path: Any = None,
         **config: Any,
     ) -> None:
-        self.folder, self.addons = folder, addons
+        self.folder, self.addons, self.path = folder, addons, path or folder
         flags = os.O_RDWR | os.O_NONBLOCK
         for name in ("down", "up"):
             os.mkfifo(folder / name)
@@ -82,7 +88,7 @@ class Worker:
                 [sys.executable, "-c", CHILD, str(memory)],
                 pass_fds=[memory] if lifeline is None else [memory, lifeline],
                 cwd=self.folder,
-                env={**os.environ, "PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"},
+                env={**os.environ, "PYTHONPATH": str(self.path), "PYTHONDONTWRITEBYTECODE": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -140,6 +146,27 @@ class Worker:
     def reply(self, number: Any = 1) -> Any:
         frame = self.until(lambda frame: frame["t"] == "reply" and frame["id"] == number)
         return {key: value for key, value in frame.items() if key not in {"t", "n", "id"}}
+
+    def ask(self, question: Any = "", number: Any = "t1", kind: Any = "chat", **request: Any) -> None:
+        """Begin a turn with one question of the user."""
+        messages = [{"role": "user", "content": question}]
+        self.tell({"t": "turn", "turn": number, "kind": kind, "request": {"messages": messages, **request}})
+
+    def event(self, kind: Any, number: Any = "t1") -> Any:
+        """The next event of this type in a turn; earlier frames are taken away."""
+        return bare(self.until(lambda f: (f["t"], f.get("turn"), f.get("type")) == ("event", number, kind)))
+
+    def events(self, number: Any = "t1") -> Any:
+        """All events of a turn up to its ending, bare; other frames are taken away."""
+        found = []
+        while not found or found[-1]["type"] not in {"final", "error"}:
+            found.append(bare(self.until(lambda f: f["t"] == "event" and f["turn"] == number)))
+        return found
+
+    def answer(self, question: Any = "", number: Any = "t1", **request: Any) -> Any:
+        """Ask, and wait for the end."""
+        self.ask(question, number, **request)
+        return self.events(number)
 
     def wait(self) -> Any:
         return self.process.wait(SECONDS)

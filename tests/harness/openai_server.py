@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import ssl
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -235,12 +236,13 @@ class OpenAIServer:
         self.exchanges: list[Exchange] = []
         self.refused: frozenset[str] = frozenset()  # parameters it does not know
         self.port = 0
+        self._scheme = "http"
         self._changed = asyncio.Condition()
 
     @property
     def url(self) -> str:
         """The base URL for a client."""
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"{self._scheme}://127.0.0.1:{self.port}/v1"
 
     @property
     def bodies(self) -> list[Json]:
@@ -258,15 +260,16 @@ class OpenAIServer:
         return self.exchanges[number]
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[Self]:
+    async def running(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[Self]:
         """Serve on a free port."""
         application = web.Application(client_max_size=64 * 1024 * 1024)
         application.router.add_post("/{path:.*}", self._handle)
         runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0)
         await runner.setup()
         try:
-            site = web.TCPSite(runner, "127.0.0.1", 0)
+            site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
             await site.start()
+            self._scheme = "https" if tls else "http"
             self.port = runner.addresses[0][1]
             yield self
         finally:

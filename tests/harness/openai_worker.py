@@ -48,6 +48,7 @@ class OpenAIWorker:
         self,
         properties: dict[str, Any],
         *,
+        name: str = "model",
         addon: str = "openai_chatgpt",
         addons: dict[str, str] | None = None,
         nodes: Any = (),
@@ -55,7 +56,7 @@ class OpenAIWorker:
         path: Path | None = None,
     ) -> "OpenAIWorker":
         """Start and wait until it is ready."""
-        node = {"type": "extension", "name": "model", "addon": addon, "property": properties}
+        node = {"type": "extension", "name": name, "addon": addon, "property": properties}
         graph = {"name": "g", "graph": {"nodes": [node, *nodes], "connections": list(connections)}}
         config = {
             "id": "w1",

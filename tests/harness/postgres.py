@@ -49,7 +49,8 @@ class Postgres:
 
     def start(self) -> None:
         """Make the cluster and serve it; returns when it answers."""
-        self._run("initdb", "--pgdata", "data", "--username", USER, "--auth=trust", "--encoding=UTF8", "--locale=C", "-N")
+        kind = ("--username", USER, "--auth=trust", "--encoding=UTF8", "--locale=C")
+        self._run("initdb", "--pgdata", "data", "--no-sync", *kind)
         self.resume()
 
     def resume(self) -> None:

@@ -15,6 +15,7 @@ from yarl import URL
 
 from supervisor.catalog import GraphCatalog
 from supervisor.causes import Cause, Refusal
+from supervisor.channels.feed import Feed
 from supervisor.channels.lease import Lease, timeout_of
 from supervisor.channels.lifecycle import State
 from supervisor.channels.requests import StartRequest, check_channel_name
@@ -22,7 +23,9 @@ from supervisor.http.connections import Site, make_runner
 from supervisor.http.server import build_app
 from supervisor.processes.monitor import Sample
 from supervisor.settings import Settings
-from worker.spawn import Receipt
+from supervisor.turns.archive import StoreArchive
+from supervisor.turns.sessions import Sessions
+from worker.spawn import Limits, Receipt
 
 DOCUMENT = {
     "ten": {
@@ -33,6 +36,19 @@ DOCUMENT = {
     }
 }
 RECEIPT = Receipt(processes=2, killed=1, left=0, seconds=0.25, by="sweep", status=-9)
+
+
+class MemoryAsking:
+    """What is asked of a worker that is none; `fault` is what the next update raises."""
+
+    def __init__(self) -> None:
+        self.updates: list[dict[str, Any]] = []
+        self.fault: Refusal | None = None
+
+    async def update(self, properties: dict[str, Any]) -> None:
+        if self.fault is not None:
+            raise self.fault
+        self.updates.append(properties)
 
 
 @dataclass(eq=False)
@@ -48,6 +64,34 @@ class MemoryChannel:
     health: str = "ok"
     created_at: float = field(default_factory=time.time)
     ending: object = None
+    user: str = ""
+    session: str | None = None
+    source: str = "ten"
+    limits: Limits = field(default_factory=Limits)
+    nodes: list[dict[str, Any]] = field(default_factory=list)
+    asking: MemoryAsking = field(default_factory=MemoryAsking)
+
+    def __post_init__(self) -> None:
+        self.feed = Feed(self.id, most_events=8)
+
+    def end(self) -> None:
+        self.feed.publish("ended", {"cause": "stopped", "detail": "", "status": 0})
+        self.feed.close()
+
+
+class MemoryRecords:
+    """A ledger that answers with `rows`, whatever it is asked; `fault` is what the next look raises."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.asked: list[dict[str, Any]] = []
+        self.fault: Exception | None = None
+
+    async def ledger(self, **wanted: Any) -> list[dict[str, Any]]:
+        self.asked.append(wanted)
+        if self.fault is not None:
+            raise self.fault
+        return self.rows
 
 
 class MemoryTable:
@@ -89,7 +133,18 @@ class MemoryTable:
         folder = self.root / number
         folder.mkdir(parents=True)
         lease = Lease(timeout_of(request.timeout, 60.0))
-        channel = MemoryChannel(name, number, request.graph_name, folder, self.root / f"{number}.log", lease)
+        channel = MemoryChannel(
+            name,
+            number,
+            request.graph_name,
+            folder,
+            self.root / f"{number}.log",
+            lease,
+            user=request.user,
+            session=request.session,
+            source=request.source,
+            limits=request.limits,
+        )
         self.channels[name] = channel
         self.started.append(request)
         self.waiting.set()
@@ -108,7 +163,7 @@ class MemoryTable:
         self._fail()
         self._known(name)
         self.stops.append((name, cause, kill))
-        del self.channels[name]
+        self.channels.pop(name).end()
         return RECEIPT
 
     async def command(self, name: str, payload: dict[str, Any]) -> dict[str, Any]:
@@ -121,6 +176,10 @@ class MemoryTable:
 
     def get(self, name: str) -> MemoryChannel | None:
         return self.channels.get(name)
+
+    def of_session(self, graph: str, user: str, session: str) -> MemoryChannel | None:
+        wanted = (graph, user, session)
+        return next((c for c in self.channels.values() if (c.graph_name, c.user, c.session) == wanted), None)
 
     def running(self) -> list[MemoryChannel]:
         return [channel for channel in self.channels.values() if channel.state is State.RUNNING]
@@ -160,6 +219,9 @@ class House:
     port: int
     session: ClientSession
     sampled: list[list[str]]
+    sessions: Sessions
+    lives: Feed
+    records: Any
 
     async def ask(self, method: str, path: str, data: Any = None, **options: Any) -> Answer:
         body = json.dumps(data) if isinstance(data, (dict, list)) else data
@@ -181,7 +243,7 @@ class House:
 Build = Callable[..., Awaitable[House]]
 
 
-async def open_house(root: Path, workers_max: int = 100, handler_cancellation: bool = False, **given: Any) -> House:
+async def open_house(root: Path, workers_max: int = 100, records: Any = None, **given: Any) -> House:
     (root / "property.json").write_text(json.dumps(DOCUMENT))
     settings = Settings(app_dir=root, state_dir=root / "state", **given)
     catalog = GraphCatalog(settings.property_file)
@@ -193,14 +255,26 @@ async def open_house(root: Path, workers_max: int = 100, handler_cancellation: b
         sampled.append([channel.name for channel in channels])
         return {channel.id: Sample(1_000, 1.5, 2) for channel in channels}
 
-    app = build_app(settings, table, catalog, sample=sample, details=lambda: {"workers": len(table.channels)})
-    runner = make_runner(app, close_seconds=1, handler_cancellation=handler_cancellation)
+    records = MemoryRecords() if records is None else records
+    sessions, lives = Sessions(settings, table, StoreArchive(records, settings)), Feed("lives", most_events=8)
+    app = build_app(
+        settings,
+        table,
+        catalog,
+        sample=sample,
+        details=lambda: {"workers": len(table.channels)},
+        sessions=sessions,
+        lives=lives,
+        records=records,
+    )
+    runner = make_runner(app, close_seconds=1)
     await runner.setup()
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
     await Site(runner, listener).start()
     port = runner.addresses[0][1]
-    return House(table, settings, runner, f"http://127.0.0.1:{port}", port, ClientSession(), sampled)
+    base = f"http://127.0.0.1:{port}"
+    return House(table, settings, runner, base, port, ClientSession(), sampled, sessions, lives, records)
 
 
 @pytest.fixture

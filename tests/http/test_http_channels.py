@@ -17,6 +17,9 @@ KEYS = [
     "name",
     "id",
     "graph",
+    "user",
+    "session",
+    "source",
     "state",
     "health",
     "pid",
@@ -28,6 +31,9 @@ KEYS = [
     "rss_bytes",
     "cpu_percent",
     "processes",
+    "limits",
+    "turn",
+    "last_event",
 ]
 
 

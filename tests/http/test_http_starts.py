@@ -20,9 +20,7 @@ async def send_start(house: Any, name: str = "lobby") -> asyncio.StreamWriter:
     return writer
 
 
-@pytest.mark.parametrize("cancellation", [False, True])
-async def test_a_start_completes_without_its_client(build: Any, cancellation: bool) -> None:
-    house = await build(handler_cancellation=cancellation)
+async def test_a_start_completes_without_its_client(house: Any) -> None:
     house.table.gate.clear()
     writer = await send_start(house)
     writer.close()
@@ -33,8 +31,7 @@ async def test_a_start_completes_without_its_client(build: Any, cancellation: bo
     assert house.table.channels["lobby"].state is State.RUNNING
 
 
-async def test_clean_up_waits_for_starts(build: Any) -> None:
-    house = await build(handler_cancellation=True)
+async def test_clean_up_waits_for_starts(house: Any) -> None:
     house.table.gate.clear()
     writer = await send_start(house)
     writer.close()

@@ -348,8 +348,7 @@ async def test_a_client_that_hangs_up_during_an_upload_leaves_nothing(house: Any
             await asyncio.sleep(0.001)
 
 
-async def test_an_upload_completes_without_its_client(build: Any) -> None:
-    house = await build(handler_cancellation=True)
+async def test_an_upload_completes_without_its_client(house: Any) -> None:
     await house.start()
     house.table.gate.clear()
     house.table.waiting.clear()

@@ -1,5 +1,6 @@
 """Answers put together from their chunks, and what becomes of those that fail."""
 
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -309,7 +310,24 @@ def test_errors_say_what_happened(fault: Any, tries: int, error: type[ModelError
         ("short abc and **bold**", "short abc and **bold**"),
         ("x" * 1001, "x" * 1000 + "..."),
         ("x" * 990 + "sk-proj-1234/5678", "x" * 990 + HIDDEN),
+        ("sk-proj-1234/5678 " * 10_000, (HIDDEN + " ") * 111 + HIDDEN[:1] + "..."),
+        ("a***b'c***d\"e f****", f"{HIDDEN}'{HIDDEN}\"e {HIDDEN}"),
     ],
 )
 def test_secrets_are_scrubbed(text: str, clean: str) -> None:
     assert Scrubber(["sk-proj-1234/5678", "hunter2!", "abc", ""])(text) == clean
+
+
+@pytest.mark.parametrize("text", ["x" * 10**7, "*" * 10**7, "x*" * 10**6, "x**" * 10**6, ("sk-proj-1234/567 " * 10**6)])
+def test_a_long_text_is_scrubbed_at_once(text: str) -> None:
+    began = time.process_time()
+    Scrubber(["sk-proj-1234/5678"])(text)
+    assert time.process_time() - began < 0.5
+
+
+@pytest.mark.parametrize("shift", range(0, 200, 9))
+def test_no_beginning_of_a_secret_is_left_where_a_text_is_cut(shift: int) -> None:
+    secret = "sk-proj-" + "1" * 192
+    clean = Scrubber([secret])("y" * shift + secret * 200)
+    assert len(clean) < 1000
+    assert "sk-p" not in clean

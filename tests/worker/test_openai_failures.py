@@ -4,7 +4,10 @@ import asyncio
 import base64
 import json
 import re
+import shutil
 import socket
+import ssl
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -48,12 +51,12 @@ def chunk(**delta: Any) -> Any:
 # What the server does, what was said until then, the error's kind, and what its text says.
 FAILURES = [
     (status(400, "bad thing"), "", "ModelRefusedError", "answered 400: bad thing"),
-    (status(401, "who?"), "", "ModelRefusedError", "answered 401: who? - check the node's property api_key"),
+    (status(401, "who?"), "", "ModelRefusedError", "answered 401: who. - check the node's property api_key"),
     (
         status(404, "no such model", error={"code": "model_not_found"}),
         "",
         "ModelRefusedError",
-        "(model_not_found): no s",
+        r"\(model_not_found\): no s",
     ),
     (status(429, "too fast", Retry_After="7"), "", "ModelUnavailableError", "429: too fast - it asks to wait 7 s"),
     (status(500, "oops"), "", "ModelUnavailableError", "answered 500: oops"),
@@ -94,22 +97,49 @@ async def test_each_failure_ends_its_turn_and_not_the_worker(worker: OpenAIWorke
     assert await worker.stop() == 0
 
 
-async def test_what_passes_is_tried_again_until_the_first_token(worker: OpenAIWorker, server: OpenAIServer) -> None:
-    await worker.start({"base_url": server.url, "retries": 6})
+async def test_what_passes_is_tried_again(worker: OpenAIWorker, server: OpenAIServer) -> None:
+    await worker.start({"base_url": server.url, "retries": 3})
     server.will(
         status(429, "slow down", retry_after_ms="300"),
         status(500, "oops", retry_after_ms="10"),
         status(503, "busy", retry_after="0"),
-        cut(head=False),
-        cut(),
-        events({"choices": []}, b"[DONE]"),
     )
     assert text(await worker.turn()) == "Hello there."
     times = [exchange.at for exchange in server.exchanges]
-    assert len(times) == 7
+    assert len(times) == 4
     assert times[1] - times[0] >= 0.3
     assert times[3] - times[1] < 0.3
     assert len({str(body) for body in server.bodies}) == 1
+
+
+@pytest.mark.parametrize(
+    "reply", [cut(head=False), cut(), events({"choices": []}, b"[DONE]")], ids=["head", "role", "empty"]
+)
+async def test_a_stream_that_breaks_before_the_first_token_is_tried_again(
+    worker: OpenAIWorker, server: OpenAIServer, reply: Any
+) -> None:
+    await worker.start({"base_url": server.url, "retries": 1})
+    server.will(reply)
+    assert text(await worker.turn()) == "Hello there."
+    assert len(server.exchanges) == 2
+
+
+@pytest.mark.parametrize("ending", ["silence", "cut"])
+async def test_an_answer_is_whole_when_it_says_so(worker: OpenAIWorker, server: OpenAIServer, ending: str) -> None:
+    """What should come after it, the usage and the end, is not waited for as long as a token, nor missed."""
+
+    async def reply(exchange: Exchange) -> None:
+        await exchange.delta(content="all")
+        await exchange.delta("stop")
+        if ending == "cut":
+            exchange.cut()
+        else:
+            await asyncio.Event().wait()
+
+    await worker.start({"base_url": server.url})
+    server.will(reply)
+    assert [event["type"] for event in await worker.turn()] == ["text", "final"]
+    assert "openai.end_missing" in worker.said()
 
 
 async def test_after_the_first_token_nothing_is_tried_again(worker: OpenAIWorker, server: OpenAIServer) -> None:
@@ -163,7 +193,7 @@ async def trickle(exchange: Exchange) -> None:
         (silent(head=False), "first_token_seconds", "", "sent no token of an answer within 0.4 s"),
         (silent(), "first_token_seconds", "", "sent no token of an answer within 0.4 s"),
         (silent("a"), "idle_seconds", "a", "sent nothing more of its answer within 0.4 s"),
-        (trickle, "request_timeout", "aaa", "sent no whole answer within 0.4 s"),
+        (trickle, "request_timeout", "aa", "sent no whole answer within 0.4 s"),
     ],
 )
 async def test_silence_is_bounded(
@@ -183,15 +213,17 @@ async def test_silence_is_bounded(
 
 
 @pytest.mark.parametrize(
-    "reply", [silent("a"), silent(), silent(head=False), trickle], ids=["mid", "role", "head", "flow"]
+    ("reply", "said"),
+    [(silent("a"), True), (trickle, True), (silent(), False), (silent(head=False), False)],
+    ids=["mid", "flow", "role", "head"],
 )
-async def test_a_cancelled_turn_hangs_up(worker: OpenAIWorker, server: OpenAIServer, reply: Any) -> None:
+async def test_a_cancelled_turn_hangs_up(worker: OpenAIWorker, server: OpenAIServer, reply: Any, said: bool) -> None:
     await worker.start({"base_url": server.url})
     server.will(reply)
     turn = worker.ask()
     exchange = await server.exchange(0)
-    if reply is not silent:
-        await asyncio.sleep(0)
+    if said:
+        await worker.event(turn, lambda event: event["type"] == "text")
     worker.cancel(turn)
     async with asyncio.timeout(PROMPTLY):
         await exchange.gone.wait()
@@ -268,3 +300,42 @@ async def test_a_refused_key_is_echoed_by_the_server_and_not_by_us(worker: OpenA
     assert "(invalid_api_key)" in end["message"]
     assert "Incorrect API key provided: [hidden] ([hidden])" in end["message"]
     assert server.exchanges[0].request.headers["Authorization"] == f"Bearer {SECRET}"
+
+
+# ---------------------------------------------------------------------- TLS
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed, which makes the certificate")
+@pytest.mark.parametrize("trusted", [True, False])
+async def test_a_server_with_tls_is_checked(
+    worker: OpenAIWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool
+) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+            *("-keyout", str(key), "-out", str(certificate), "-days", "2", "-subj", "/CN=localhost"),
+            *("-addext", "subjectAltName=IP:127.0.0.1"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate, key)
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    async with OpenAIServer().running(tls) as server:
+        await worker.start({"base_url": server.url, "retries": 0})
+        got = await worker.turn()
+        if trusted:
+            assert text(got) == "Hello there.", got
+            server.will(silent("a"))
+            turn = worker.ask()
+            await worker.event(turn, lambda event: event["type"] == "text")
+            worker.cancel(turn)
+            async with asyncio.timeout(PROMPTLY):
+                await server.exchanges[-1].gone.wait()
+                await worker.ended(turn)
+        else:
+            assert got[-1]["kind"] == "ModelUnavailableError"
+            assert "CERTIFICATE_VERIFY_FAILED" in got[-1]["message"]

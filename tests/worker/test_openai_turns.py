@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from tests.harness.openai_server import OpenAIServer, bytewise, calls, deltas, slow, status, words
 from tests.harness.openai_worker import OpenAIWorker, text
 
+ROOT = Path(__file__).parents[2]
 SEARCH = {"type": "function", "function": {"name": "search", "parameters": {"type": "object"}}}
 ROOMS = """
 import asyncio
@@ -249,6 +251,21 @@ async def test_the_greeting_goes_along_the_connections(worker: OpenAIWorker, con
     assert len([frame for frame in worker.frames if frame["t"] == "signal"]) == connected
 
 
+async def test_the_shipped_graph_tells_what_was_said(worker: OpenAIWorker, server: OpenAIServer) -> None:
+    graph = json.loads((ROOT / "graphs" / "camera_va_openai_azure.json").read_text())
+    [model, collector] = graph["nodes"]
+    properties = model["property"] | {"base_url": server.url, "api_key": "sk-1"}
+    await worker.start(properties, name=model["name"], nodes=[collector], connections=graph["connections"])
+    await worker.turn("Who is there?")
+    await worker.frame(lambda frame: frame.get("text") == "Hello there." and frame["t"] == "signal")
+    assert [(frame["role"], frame["text"]) for frame in worker.frames if frame["t"] == "signal"] == [
+        ("assistant", "Hello, how can I help you today?"),
+        ("user", "Who is there?"),
+        ("assistant", "Hello there."),
+    ]
+    assert server.bodies[0]["model"] == "gpt-4o-mini"
+
+
 # ---------------------------------------------------------------------- tools
 
 
@@ -323,6 +340,20 @@ async def test_the_model_is_told_what_was_wrong_with_a_call(worker: OpenAIWorker
     results = [event for event in events if event["type"] == "tool_result"]
     assert [result["failed"] for result in results] == [True] * 5
     assert len({result["id"] for result in results}) == 5
+
+
+async def test_a_call_is_forced_once(worker: OpenAIWorker, server: OpenAIServer) -> None:
+    await rooms(worker, server)
+    server.will(calls(("room", '{"number": 4}')))
+    await worker.turn(options={"tool_choice": "required", "parallel_tool_calls": False})
+    assert [body.get("tool_choice") for body in server.bodies] == ["required", None]
+    assert [body["parallel_tool_calls"] for body in server.bodies] == [False, False]
+
+
+async def test_choices_of_tools_are_not_sent_without_tools(worker: OpenAIWorker, server: OpenAIServer) -> None:
+    await worker.start({"base_url": server.url})
+    await worker.turn(options={"tool_choice": "auto", "parallel_tool_calls": False})
+    assert server.bodies[0].keys() & {"tools", "tool_choice", "parallel_tool_calls"} == set()
 
 
 async def test_rounds_of_tools_are_bounded(worker: OpenAIWorker, server: OpenAIServer) -> None:

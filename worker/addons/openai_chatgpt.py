@@ -1,23 +1,25 @@
 """`openai_chatgpt`, also `openai_chatgpt_python`: a chat model behind any server that speaks OpenAI's HTTP API."""
 
 import asyncio
+import typing
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from worker.addons import openai_client
+from worker.addons import openai_rehearsal
 from worker.addons.openai_answer import Answer
 from worker.addons.openai_attachments import parts_of
 from worker.addons.openai_client import ModelClient
 from worker.addons.openai_errors import ToolRoundsError
 from worker.addons.openai_messages import Chat, conversation
-from worker.addons.openai_settings import ChatProperties, parameters
+from worker.addons.openai_settings import OF_TOOLS, ChatProperties, parameters
 from worker.addons.openai_tools import Toolbox
-from worker.agent import Agent, Context, Final, Kind, Message, ToolCall, Turn, Usage
+from worker.agent import Agent, Context, Final, ToolCall, Turn, Usage
+from worker.conversation import text_data
 
-WAITING = "openai_waiting"  # in the state: the calls that the client was handed, as messages
+WAITING: typing.Final = "openai_waiting"  # in the state: the calls that the client was handed, as messages
 
-preload = openai_client.preload
+preload = openai_rehearsal.preload  # the entry point
 
 
 class OpenAIChatGPT(Agent):
@@ -38,11 +40,8 @@ class OpenAIChatGPT(Agent):
 
     async def start(self) -> None:
         """Send the greeting to whom it may concern: it waits until all nodes have started."""
-        if self.properties.greeting:
-            greeting = {"text": self.properties.greeting, "is_final": True, "end_of_segment": True, "stream_id": 0}
-            await self.context.send(
-                Message(kind=Kind.DATA, name="text_data", properties={**greeting, "role": "assistant"})
-            )
+        if greeting := self.properties.greeting:
+            await self.context.send(text_data(greeting, role="assistant", ended=True))
 
     async def chat(self, turn: Turn) -> Final | None:
         """Ask the model until it answers without a call. Raises ModelError; ValueError for what it cannot be shown."""
@@ -52,6 +51,8 @@ class OpenAIChatGPT(Agent):
         toolbox = Toolbox(self.tools, client_tools)
         if toolbox.definitions:
             request["tools"] = toolbox.definitions
+        else:
+            request = {name: value for name, value in request.items() if name not in OF_TOOLS}
         messages = conversation(
             prompt=properties.prompt,
             instructions=turn.instructions,
@@ -76,6 +77,7 @@ class OpenAIChatGPT(Agent):
                 if handed:
                     return await self._hand_over(turn, handed, said)
                 messages += said
+                request.pop("tool_choice", None)  # else a model that must call a tool would do nothing else
         raise ToolRoundsError(
             f"the model wants tools once more after {properties.max_tool_rounds} rounds of them "
             "(the node's property max_tool_rounds)"

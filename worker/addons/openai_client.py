@@ -1,7 +1,7 @@
 """The way to a model server: the official client, its timeouts and its tries.
 
 The client's library is imported on first use, not with this module: it costs a third of a second and 25 MB, which no
-worker but those of a graph with a model should pay, and which their zygote pays for them (`preload`).
+worker but those of a graph with a model should pay, and which their zygote pays for them (`openai_rehearsal`).
 """
 
 import asyncio
@@ -57,17 +57,12 @@ CONCESSIONS: Final[Mapping[str, tuple[str, str | None]]] = {
     "max_tokens": ("max_completion_tokens", "max_completion_tokens"),
     "temperature": ("'temperature' does not support", None),
 }
+CHANCE: Final = random.SystemRandom()
 SILENCES: Final = {
     "first_token_seconds": "no token of an answer",
     "idle_seconds": "nothing more of its answer",
     "request_timeout": "no whole answer",
 }
-
-
-def preload() -> None:
-    """Import the library and read the certificates in the zygote, for all its workers. Starts no thread and no loop."""
-    importlib.import_module("openai.resources.chat.completions")
-    tls_context()
 
 
 class ModelClient:
@@ -131,7 +126,7 @@ class ModelClient:
                 return answer
             if self._concede(request, fault):
                 continue
-            wait = pause(tries, fault.retry_after, random.random())  # noqa: S311 - it spreads load, it keeps no secret
+            wait = pause(tries, fault.retry_after, CHANCE.random())
             tries += 1
             if tries > properties.retries or not fault.passing or loop.time() + wait > until:
                 raise error_of(fault, properties.place, tries)
@@ -237,7 +232,10 @@ class ModelClient:
                 default_query=dict(parse_qsl(parts.query)),
                 max_retries=0,  # ours know the first token, the properties and the log
                 timeout=openai.Timeout(None, connect=properties.connect_seconds, write=WRITE_SECONDS),
-                http_client=openai.DefaultAsyncHttpxClient(verify=tls_context()),
+                http_client=openai.DefaultAsyncHttpxClient(
+                    verify=tls_context(),
+                    trust_env=not properties.is_local,  # a proxy's loopback is another one
+                ),
             )
         return self._client
 

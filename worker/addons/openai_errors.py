@@ -14,7 +14,9 @@ from urllib.parse import quote
 MAX_TEXT: Final = 1000
 SHORTEST_SECRET: Final = 4  # a shorter one would be found in any text
 HIDDEN: Final = "[hidden]"
-MASKED: Final = re.compile(r"[^\s'\"]*\*{3,}[^\s'\"]*")  # how servers show a key: sk-ab***yz
+LOOKED_AT: Final = 20_000  # characters of a text, which may be a whole page
+# How servers show a key: sk-ab***yz. It begins where a word does, so that a long word is looked through once.
+MASKED: Final = re.compile(r"(?<![^\s'\"])[^\s'\"]*?\*{3}[^\s'\"]*")
 
 
 class ModelError(Exception):
@@ -123,8 +125,12 @@ class Scrubber:
 
     def __call__(self, text: str) -> str:
         """The text without secrets, at most 1,000 characters."""
+        cut = len(text) > LOOKED_AT
+        text = text[:LOOKED_AT]
         for secret in self._secrets:
             text = text.replace(secret, HIDDEN)
+        if cut and self._secrets:
+            text = text[: -len(self._secrets[0])]  # where the beginning of one may stand
         text = MASKED.sub(HIDDEN, text)
         return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}..."
 

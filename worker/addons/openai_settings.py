@@ -3,6 +3,7 @@
 import re
 from base64 import b64encode
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
@@ -97,6 +98,15 @@ class ChatProperties(Properties):
         return urlsplit(self.base_url).hostname == OPENAI_HOST
 
     @property
+    def is_local(self) -> bool:
+        """Whether the server is on this machine's loopback."""
+        host = urlsplit(self.base_url).hostname or ""
+        try:
+            return ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """Every text of these properties that must not be told."""
         parts = urlsplit(self.base_url)
@@ -136,6 +146,8 @@ class Overrides(Properties):
 SENT: Final = ("model", "temperature", "top_p", "frequency_penalty", "presence_penalty", "max_tokens")
 # Options that are sent as they are.
 PASSED: Final = ("stop", "seed", "response_format", "reasoning_effort", "tool_choice", "parallel_tool_calls")
+# Those that servers refuse without tools.
+OF_TOOLS: Final = ("tool_choice", "parallel_tool_calls")
 # Other names of max_tokens, in other dialects of the protocol.
 LENGTHS: Final = ("max_tokens", "max_output_tokens", "max_completion_tokens")
 

@@ -26,10 +26,25 @@ class ChatMessage(BaseModel):
     content: str | list[Part] | Part | None = None
 
 
+def _way(name: str, value: dict[str, Any], kind: str) -> dict[str, Any]:
+    """A way to say what is asked, as JSON schema."""
+    return {"required": [name], "properties": {name: value, "kind": {"enum": [kind, None]}}}
+
+
 class TurnBody(BaseModel):
     """A turn in a channel that runs."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "oneOf": [
+                _way("message", {"type": "string"}, "chat"),
+                _way("messages", {"type": "array"}, "chat"),
+                _way("input", {}, "invoke"),
+            ]
+        },
+    )
 
     message: str | None = Field(None, description="the question; short for one user message")
     messages: list[ChatMessage] | None = Field(None, min_length=1, description="the whole input of a chat")
