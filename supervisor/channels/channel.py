@@ -21,7 +21,7 @@ from supervisor.channels.ending import Ending, Findings
 from supervisor.channels.feed import Feed
 from supervisor.channels.files import ChannelFiles
 from supervisor.channels.hearing import Hearing
-from supervisor.channels.lease import NEVER, Lease
+from supervisor.channels.lease import Lease
 from supervisor.channels.lifecycle import Action, Event, State, transition
 from supervisor.channels.preparation import Plan
 from supervisor.channels.record import record_of

@@ -15,8 +15,8 @@ class StartRequest:
 
     `timeout` in seconds: positive that many, -1 never, None, 0 or any other negative the server's default.
     `properties` are the overrides ``{node: {property: value}}``; a node's value may be None. `user` and `session` are
-    whose conversation the channel carries, None: one of the channel's own; `source` is the API it came by; `on_demand` if a session
-    started it, which then is the one to end it.
+    whose conversation the channel carries, None: one of the channel's own; `source` is the API it came by;
+    `on_demand` if a session started it, which then is the one to end it.
     """
 
     channel_name: str

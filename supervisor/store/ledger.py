@@ -143,7 +143,7 @@ async def find(
     names = ((columns.name, channel), (columns.graph, graph), (columns.session, session), (columns.user, user))
     conditions = [column == name_of(value) for column, value in names if value is not None]
     if cause is not None:
-        conditions.append(columns.cause == cause)
+        conditions.append(columns.cause == name_of(cause))
     if since is not None:
         conditions.append(columns.claimed_at >= since)
     if until is not None:

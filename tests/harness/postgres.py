@@ -1,5 +1,6 @@
 """A PostgreSQL server of the tests' own, from Debian's binaries: a socket in a folder, no TCP, nothing survives it."""
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -77,6 +78,14 @@ class Postgres:
                 **self._as_user,
             )
         self._wait_ready()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to every process of the server."""
+        assert self._process is not None
+        os.killpg(self._process.pid, number)
+        for child in Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(child), number)
 
     def halt(self) -> None:
         """End the server as a crash would: nobody is told, nothing is written."""
