@@ -18,6 +18,7 @@ from supervisor.channels.channel import Channel
 from supervisor.channels.preparation import Preparation
 from supervisor.channels.surroundings import Surroundings
 from supervisor.channels.table import ChannelTable
+from supervisor.chronicle import Chronicle
 from supervisor.http.connections import Site, make_runner
 from supervisor.http.server import build_app
 from supervisor.ports import PortAllocator
@@ -26,7 +27,6 @@ from supervisor.processes.launch import SpawnerOptions
 from supervisor.processes.logs import LogWriter, prune
 from supervisor.processes.monitor import Monitor, Sample
 from supervisor.processes.spawner import SpawnerClient
-from supervisor.chronicle import Chronicle
 from supervisor.settings import Settings
 from supervisor.store.store import Store
 from supervisor.turns.archive import StoreArchive

@@ -34,6 +34,7 @@ MIGRATE_SECONDS: Final = 600.0
 CLOSE_SECONDS: Final = 5.0
 DISCARD_SECONDS: Final = 2.0
 READERS: Final = 3
+LEAST_SPACE: Final = 128 * 1024
 WAL_BYTES: Final = 64 * 1024 * 1024  # more than that of the write-ahead log is given back to the disk
 
 _PRAGMAS: Final = (
@@ -71,7 +72,7 @@ class Database:
             if isinstance(error, StoreHeldError):
                 raise
             kind = type(error) if isinstance(error, StoreError) else StoreError
-            raise kind(f"the store {self.address} cannot be opened: {reason_of(error)}") from error
+            raise kind(f"the store {self.address} cannot be opened: {reason_of(error)}{self._hint()}") from error
 
     async def close(self) -> None:
         """Let go of the connections, their threads and the lock. Bounded by CLOSE_SECONDS."""
@@ -198,6 +199,16 @@ class Database:
         for pragma in _PRAGMAS:
             cursor.execute(pragma)
         cursor.close()
+
+    def _hint(self) -> str:
+        """What SQLite does not say: it calls a full disk an I/O error when it is a file beside its own that has no room."""
+        if not isinstance(self.address, SqliteFile):
+            return ""
+        try:
+            space = os.statvfs(self.address.path.parent)
+        except OSError:
+            return ""
+        return " (the disk is full)" if space.f_bavail * space.f_frsize < LEAST_SPACE else ""
 
     def _unreadable(self, error: Exception) -> StoreError:
         return StoreError(f"the store {self.address} cannot be read: {reason_of(error)}")

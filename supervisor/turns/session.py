@@ -122,12 +122,14 @@ class Session:
         lost = await self._until_over(turn, channel)
         ending = ending_of(turn, lost or channel.reason)
         turn.verdict = ending
+        # Before anything is awaited: a channel that has ended says so next, and then nothing more.
+        last = last_item(turn, channel, ending)
+        channel.announce("turn_ended", turn=turn.id, cause=ending.cause, detail=ending.detail, ms=ending.ms)
         if request.store:
             await self._archive.end(turn)
         self._archive.remember(conversation, turn)
         channel.asking.end_turn()
-        channel.announce("turn_ended", turn=turn.id, cause=ending.cause, detail=ending.detail, ms=ending.ms)
-        turn.end(ending, last_item(turn, channel, ending))
+        turn.end(ending, last)
 
     async def _prepare(self, turn: Turn) -> tuple[Channel, Conversation]:
         """A channel whose worker is ready, the conversation so far, and the turn on record. Raises Refusal."""

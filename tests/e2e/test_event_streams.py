@@ -1,4 +1,4 @@
-"""The native API with real workers: what is said on a channel's events, resumed, watched to the end; updates; endings."""
+"""The native API with real workers: events that are resumed and watched to the end, updates, sessions, endings."""
 
 import asyncio
 import os

@@ -17,7 +17,7 @@ from supervisor.store.errors import StoreError
 from supervisor.store.records import ChannelEnded
 from supervisor.store.store import Store
 from tests.harness.postgres import Postgres
-from tests.store.conftest import KEY, MakeStore, begun, claimed, ended, say
+from tests.store.conftest import KEY, begun, claimed, ended, say
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 
@@ -98,29 +98,22 @@ async def test_a_full_disk(store: Store, disk: Path) -> None:
 
 @needs_root
 async def test_a_server_that_begins_with_a_full_disk(store: Store, disk: Path) -> None:
-    running = begun()
-    await store.begin_turn(running)
+    turn = await say(store, "q", "a")
     await store.close()
     ballast = fill(disk)
+    with pytest.raises(StoreError, match=r"store\.db cannot be opened: .*the disk is full"):
+        await Store(str(disk / "store.db"), instance="i1").open()
+    ballast.unlink()
     again = Store(str(disk / "store.db"), instance="i1")
     await again.open()
-    try:
-        assert not again.healthy
-        await refused(again, "full")
-        ballast.unlink()
-        await say(again, "q", "a")
-        await well(again)
-        row = await again.turn(running.id)
-        assert row is not None
-        assert row.cause == "server_lost"
-    finally:
-        await again.close()
+    assert await again.turn(turn) is not None
+    await again.close()
 
 
 @needs_root
 async def test_a_full_disk_at_the_very_first_start(disk: Path) -> None:
     ballast = fill(disk)
-    with pytest.raises(StoreError, match=r"store\.db cannot be opened: .*full|I/O"):
+    with pytest.raises(StoreError, match=r"store\.db cannot be opened: .*the disk is full"):
         await Store(str(disk / "store.db"), instance="i1").open()
     ballast.unlink()
     store = Store(str(disk / "store.db"), instance="i1")
@@ -129,23 +122,22 @@ async def test_a_full_disk_at_the_very_first_start(disk: Path) -> None:
     await store.close()
 
 
-@needs_root
-async def test_a_disk_that_becomes_read_only(store: Store, disk: Path) -> None:
+async def test_a_connection_that_may_only_read(tmp_path: Path) -> None:
+    """What a disk that the kernel has made read-only answers; a disk with open files cannot be made so by a test."""
+    store = Store(str(tmp_path / "store.db"), instance="i1")
+    await store.open()
     running = begun()
     await store.begin_turn(running)
-    database = disk / "store.db"
-    subprocess.run(["chattr", "+i", str(database)], check=False, capture_output=True)
-    # The open files of the store keep the disk from being remounted: what it does itself is refused instead.
     connection = store._database._writing
     assert connection is not None
     driver = (await connection.get_raw_connection()).driver_connection
     await driver.execute("PRAGMA query_only = ON")
-    with pytest.raises(StoreError, match="readonly"):
+    with pytest.raises(StoreError, match="cannot be written: attempt to write a readonly database"):
         await store.begin_turn(begun())
-    subprocess.run(["chattr", "-i", str(database)], check=False, capture_output=True)
     await store.end_turn(ended(running.id, "a"))  # by a new connection
     await well(store)
     assert [turn.text for turn in await store.conversation(KEY)] == ["a"]
+    await store.close()
 
 
 @needs_root
@@ -174,7 +166,7 @@ async def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
         await Store(str(tmp_path / "nowhere" / "store.db"), instance="i1").open()
     assert not (tmp_path / "nowhere").exists()
     (tmp_path / "folder").mkdir()
-    with pytest.raises(StoreError, match="cannot be opened: .*[Ii]s a directory"):
+    with pytest.raises(StoreError, match=r"cannot be opened: .*[Ii]s a directory"):
         await Store(str(tmp_path / "folder"), instance="i1").open()
 
 
@@ -256,7 +248,7 @@ async def test_a_server_that_is_restarted_in_the_middle_of_work(own: Postgres) -
     own.halt()
     with pytest.raises(StoreError, match="cannot be written"):
         await store.begin_turn(begun())
-    with pytest.raises(StoreError, match="cannot be read|not up to date"):
+    with pytest.raises(StoreError, match=r"cannot be (read|written)|not up to date"):
         await store.load(KEY)
     await store.end_turn(ended(running.id, "a", state={"name": "Ada"}))
     store.note(claimed("c1"))
@@ -328,7 +320,7 @@ async def test_a_server_that_is_not_there(own: Postgres) -> None:
         await Store(own.url("nothing"), instance="i1").open()
 
 
-async def test_a_database_that_may_not_be_written(postgres: Postgres, make: MakeStore) -> None:
+async def test_a_database_that_may_not_be_written(postgres: Postgres) -> None:
     name = await postgres.new_database()
     store = Store(postgres.url(name), instance="i1")
     await store.open()

@@ -36,7 +36,7 @@ async def tables_of(url: str) -> set[str]:
     database._engine = database._make_engine()
 
     async def read(connection: AsyncConnection) -> set[str]:
-        return set(await connection.run_sync(lambda sync: _names(sync)))
+        return set(await connection.run_sync(_names))
 
     try:
         return await database.read(read)
@@ -78,7 +78,7 @@ async def test_a_newer_schema_is_refused(make: MakeStore, url: str) -> None:
     turn = await say(store, "q", "a")
     await store.close()
     await execute(url, f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
-    with pytest.raises(SchemaUnknownError, match="schema '9999' is none this agentd knows .* a newer one made it"):
+    with pytest.raises(SchemaUnknownError, match=r"schema '9999' is none this agentd knows .* a newer one made it"):
         await make(url)
     await execute(url, f"UPDATE {VERSION_TABLE} SET version_num = '{schema.HEAD}'")
     assert (await (await make(url)).turn(turn)) is not None
