@@ -32,7 +32,7 @@ from supervisor.store.writer import Work, Writer
 log = structlog.get_logger("supervisor.store")
 
 MOST_ROWS: Final = 1000
-PAGE_BYTES: Final = 16 * 1024 * 1024  # of turns read at once; a page has at least one
+PAGE_BYTES: Final = 4 * 1024 * 1024  # of turns read at once; a page has at least one
 ROW_BYTES: Final = 512  # of a record besides its texts
 
 

@@ -63,13 +63,13 @@ class Database:
         """Take the lock, connect, bring the schema up to date. Raises StoreError that names the store."""
         try:
             if isinstance(self.address, SqliteFile):
-                self._lock = hold(self.address.path)
+                self._lock = hold(self.address.path.resolve())  # the file itself, whatever links lead to it
                 _create(self.address)
             self._engine = self._make_engine()
             await self._migrate()
-        except (*_UNWELL, StoreError) as error:
+        except BaseException as error:
             await self.close()
-            if isinstance(error, StoreHeldError):
+            if not isinstance(error, (*_UNWELL, StoreError)) or isinstance(error, StoreHeldError):
                 raise
             kind = type(error) if isinstance(error, StoreError) else StoreError
             raise kind(f"the store {self.address} cannot be opened: {reason_of(error)}{self._hint()}") from error
@@ -201,7 +201,7 @@ class Database:
         cursor.close()
 
     def _hint(self) -> str:
-        """What SQLite does not say: it calls a full disk an I/O error when it is a file beside its own that has no room."""
+        """What SQLite does not say: it calls a full disk an I/O error where a file beside its own has no room."""
         if not isinstance(self.address, SqliteFile):
             return ""
         try:

@@ -71,11 +71,11 @@ class Store:
         await self._database.open()
         try:
             last_turn, last_channel = await self._database.read(_last_numbers)
-        except StoreError:
-            await self._database.close()
+            self._writer.start()
+            lost = await self._close_lost(last_turn, last_channel)
+        except BaseException:
+            await self.close()
             raise
-        self._writer.start()
-        lost = await self._close_lost(last_turn, last_channel)
         self._pruning = asyncio.create_task(self._retention.run(), name="store pruning")
         log.info(
             "store.opened", store=str(self.address), seconds=round(time.monotonic() - began, 3), ended_on_record=lost

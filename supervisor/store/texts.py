@@ -7,7 +7,8 @@ any amount of it. None of this may cost a turn its record.
 import hashlib
 import json
 import math
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, TypeVar
 
 import orjson
 
@@ -21,9 +22,13 @@ DETAIL_BYTES: Final = 4096
 LEAST_BYTES: Final = 1024  # what is left for each part even when others took all there was
 MOST_DEPTH: Final = 200
 MOST_BITS: Final = 8192
+MOST_VALUES: Final = 20_000  # that are looked at one by one, which holds up everybody
 REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
 
 _MARK_BYTES: Final = 64  # no mark is longer
+_TOO_MANY: Final = f"[cut: more than {MOST_VALUES} values]"
+
+Item = TypeVar("Item")
 
 
 def clean(text: str) -> str:
@@ -66,7 +71,7 @@ def to_json(value: Any) -> str:
     try:
         return orjson.dumps(value).decode()
     except TypeError:  # orjson's word for everything it does not take
-        return json.dumps(_plain(value, MOST_DEPTH), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return json.dumps(_Plain().of(value, MOST_DEPTH), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def from_json(text: str | None) -> Any:
@@ -74,23 +79,38 @@ def from_json(text: str | None) -> Any:
     return None if text is None else json.loads(text)
 
 
-def _plain(value: Any, depth: int) -> Any:
-    match value:
-        case None | bool():
-            return value
-        case str():
-            return clean(value)
-        case float():
-            return value if math.isfinite(value) else None
-        case int():
-            return value if value.bit_length() <= MOST_BITS else f"[cut: a number of {value.bit_length()} bits]"
-        case _ if not depth:
-            return f"[cut: more than {MOST_DEPTH} levels]"
-        case dict():
-            return {clean(str(key)): _plain(item, depth - 1) for key, item in value.items()}
-        case list() | tuple():
-            return [_plain(item, depth - 1) for item in value]
-    return f"[not JSON: {type(value).__name__}]"
+class _Plain:
+    """A copy of a value that any JSON library takes; of what has very many values in it, the first ones."""
+
+    def __init__(self) -> None:
+        self._left = MOST_VALUES
+
+    def of(self, value: Any, depth: int) -> Any:
+        self._left -= 1
+        match value:
+            case None | bool():
+                return value
+            case str():
+                return clean(value)
+            case float():
+                return value if math.isfinite(value) else None
+            case int():
+                return value if value.bit_length() <= MOST_BITS else f"[cut: a number of {value.bit_length()} bits]"
+            case _ if not depth:
+                return f"[cut: more than {MOST_DEPTH} levels]"
+            case dict():
+                rows = ((clean(str(key)), self.of(item, depth - 1)) for key, item in value.items())
+                return dict(self._first(rows, ("cut", _TOO_MANY)))
+            case list() | tuple():
+                return list(self._first((self.of(item, depth - 1) for item in value), _TOO_MANY))
+        return f"[not JSON: {type(value).__name__}]"
+
+    def _first(self, items: Iterator[Item], mark: Item) -> Iterator[Item]:
+        for item in items:
+            yield item
+            if self._left < 0:
+                yield mark
+                return
 
 
 def cut_json(value: Any, limit: int) -> str:
@@ -99,38 +119,41 @@ def cut_json(value: Any, limit: int) -> str:
     whole = size(text)
     if whole <= limit:
         return text
-    shortened = plain = from_json(text)
-    for share in (2, 8, 32):
-        shortened = _shortened(plain, max(limit // share, _MARK_BYTES))
-        text = to_json(shortened)
-        if size(text) <= limit:
-            return text
+    shorter = value
+    if text.count(",") + text.count(":") < MOST_VALUES:  # few values, some of them long
+        for share in (2, 8, 32):
+            shorter = _shortened(value, max(limit // share, _MARK_BYTES))
+            text = to_json(shorter)
+            if size(text) <= limit:
+                return text
     mark = {"cut": f"{whole} bytes"}
-    return to_json([*_fitting(shortened, limit), mark]) if isinstance(shortened, list) else to_json(mark)
+    return to_json([*_fitting(shorter, limit), mark] if isinstance(shorter, list | tuple) else mark)
 
 
-def _shortened(value: Any, limit: int) -> Any:
+def _shortened(value: Any, limit: int, depth: int = MOST_DEPTH) -> Any:
+    if isinstance(value, str):
+        return cut(clean(value), limit)
+    if not depth:
+        return value
     match value:
-        case str():
-            return cut(value, limit)
-        case list():
-            return [_shortened(item, limit) for item in value]
+        case list() | tuple():
+            return [_shortened(item, limit, depth - 1) for item in value]
         case {"content": [*parts]}:
-            return {**value, "content": [_shortened_part(part, limit) for part in parts]}
+            return {**value, "content": [_shortened_part(part, limit, depth - 2) for part in parts]}
         case dict():
-            return {cut(key, limit): _shortened(item, limit) for key, item in value.items()}
+            return {cut(clean(str(key)), limit): _shortened(item, limit, depth - 1) for key, item in value.items()}
     return value
 
 
-def _shortened_part(part: Any, limit: int) -> Any:
+def _shortened_part(part: Any, limit: int, depth: int) -> Any:
     """A part of a message's content: half an image is none, so a text takes its place."""
     match part:
         case {"type": str(kind)} if kind != "text" and (whole := size(to_json(part))) > limit:
-            return {"type": "text", "text": f"[cut: {cut(kind, _MARK_BYTES)}, {whole} bytes]"}
-    return _shortened(part, limit)
+            return {"type": "text", "text": f"[cut: {cut(clean(kind), _MARK_BYTES)}, {whole} bytes]"}
+    return _shortened(part, limit, max(depth, 0))
 
 
-def _fitting(items: list[Any], limit: int) -> list[Any]:
+def _fitting(items: Sequence[Any], limit: int) -> Sequence[Any]:
     """The first items that fit together with a mark."""
     left = limit - _MARK_BYTES
     for index, item in enumerate(items):

@@ -116,7 +116,9 @@ class Writer:
             done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
             self.put(Work((), 0, kept=False, done=done))
             await done
-            if self._failed and self._kept:
+            if not self._kept:
+                return
+            if self._failed:
                 raise StoreError(f"the store is not up to date: {self.problem}")
 
     async def close(self, seconds: float) -> None:
@@ -134,6 +136,8 @@ class Writer:
         self._task = None
         task.cancel()
         await asyncio.wait({task})
+        if not task.cancelled():
+            task.result()  # it ends by itself only for an error of ours
         for work in (*self._batch, *self._kept, *self._fresh):
             if work.held:
                 self._lose(work, "the server ended")

@@ -120,16 +120,19 @@ class Session:
         turn.start(channel)
         channel.announce("turn_begun", turn=turn.id)
         lost = await self._until_over(turn, channel)
-        ending = ending_of(turn, lost or channel.reason)
-        turn.verdict = ending
-        # Before anything is awaited: a channel that has ended says so next, and then nothing more.
-        last = last_item(turn, channel, ending)
-        channel.announce("turn_ended", turn=turn.id, cause=ending.cause, detail=ending.detail, ms=ending.ms)
+        ending, last = turn.concluded or self._conclude(turn, channel, lost or channel.reason)
         if request.store:
             await self._archive.end(turn)
         self._archive.remember(conversation, turn)
         channel.asking.end_turn()
         turn.end(ending, last)
+
+    def _conclude(self, turn: Turn, channel: Channel, lost: tuple[Cause, str] | None) -> tuple[TurnEnding, Item]:
+        """How the turn ended and the event that says so, told to everybody but its reader, who may not be so far."""
+        ending = turn.verdict = ending_of(turn, lost)
+        channel.announce("turn_ended", turn=turn.id, cause=ending.cause, detail=ending.detail, ms=ending.ms)
+        turn.concluded = ending, last_item(turn, channel, ending)
+        return turn.concluded
 
     async def _prepare(self, turn: Turn) -> tuple[Channel, Conversation]:
         """A channel whose worker is ready, the conversation so far, and the turn on record. Raises Refusal."""
@@ -168,6 +171,8 @@ class Session:
 
         def lose(reason: "asyncio.Future[tuple[Cause, str]]") -> None:
             lost.append(reason.result())
+            if turn.concluded is None:  # at once: soon the channel says that it has ended, and then nothing more
+                self._conclude(turn, channel, lost[0])
             self._stir.set()
 
         channel.when_lost(lose)

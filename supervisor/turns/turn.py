@@ -62,6 +62,7 @@ class Turn:
         self.state: dict[str, Any] | None = None
         self.ending: TurnEnding | None = None  # once the reader may know
         self.verdict: TurnEnding | None = None  # once it is known
+        self.concluded: tuple[TurnEnding, Item] | None = None  # once those who watch the channel know
         self.wish: tuple[Cause, str] | None = None  # why somebody wants it to end
         self.said: Event | None = None  # the worker's last event of it
         self.number = 0  # of its frame

@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from tests.harness import Agentd
 from tests.harness.server import PATIENCE
@@ -41,7 +42,7 @@ async def shell(script: str, folder: Path, **variables: str) -> str:
         return (await process.communicate())[0].decode()
 
 
-def answers(output: str) -> list[dict[str, object]]:
+def answers(output: str) -> list[dict[str, Any]]:
     """The JSON answers in a transcript of curl calls, one behind the other."""
     decoder, found, position = json.JSONDecoder(), [], 0
     while (position := output.find("{", position)) >= 0:
@@ -62,13 +63,27 @@ async def test_every_json_example_is_json() -> None:
     assert [json.loads(block) for block in blocks]
 
 
+async def curl(agentd: Agentd, word: str) -> str:
+    """Run the README's curl calls in which this word is; what they print."""
+    [script] = [block for block in snippets(ROOT / "README.md", "sh") if "curl" in block and word in block]
+    here = script.replace("http://localhost:8080", agentd.address).replace("curl ", "curl -s ")
+    return await shell(here, agentd.folder)
+
+
 async def test_the_readme_s_curl_examples(agentd: Agentd) -> None:
     await agentd.start()
-    [script] = [block for block in snippets(ROOT / "README.md", "sh") if "curl -X POST" in block]
-    output = await shell(
-        script.replace("http://localhost:8080", agentd.address).replace("curl ", "curl -s "), agentd.folder
-    )
-    assert answers(output) == [{"code": "0", "msg": "success", "data": None}] * 3
+    assert answers(await curl(agentd, "/ping")) == [{"code": "0", "msg": "success", "data": None}] * 3
+
+
+async def test_the_readme_s_conversation(agentd: Agentd) -> None:
+    await agentd.start()
+    output = await curl(agentd, "friday")
+    stream, _, rest = output.partition("event: final\n")
+    pieces = re.findall(r"event: text\ndata: (.*)", stream)
+    assert "Friday" in "".join(json.loads(piece)["text"] for piece in pieces)
+    *_, last = answers(rest)
+    assert "Alice" in last["text"]
+    assert last["cause"] == "completed"
 
 
 async def test_the_readme_s_commands(agentd: Agentd) -> None:
@@ -78,6 +93,7 @@ async def test_the_readme_s_commands(agentd: Agentd) -> None:
     output = await shell(f"set -e\n{script}", agentd.folder, AGENTD_SERVER=agentd.address, COLUMNS="200")
     assert "started lobby" in output
     assert re.search(r"lobby .*echo .*running", output)
+    assert "Friday" in output
     assert "stopped lobby" in output
 
 

@@ -60,7 +60,6 @@ class Postgres:
             "listen_addresses": "",
             "unix_socket_directories": str(self.folder),
             "fsync": "off",
-            "synchronous_commit": "off",
             "max_connections": "60",
             "shared_buffers": "16MB",
             "autovacuum": "off",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self
 
 SECONDS = 30.0  # a bound on every wait, not a wait
+AGAIN_SECONDS = 1.0  # after which somebody presses a key again
 
 # Makes the terminal the session's own, so that Ctrl-C is a signal to all in it.
 OWN = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
@@ -71,6 +72,23 @@ class Terminal:
             raise AssertionError(f"no {text!r} in {self.shown[self._seen :]!r}") from None
         start, self._seen = self._seen, at + len(text)
         return self.shown[start : self._seen]
+
+    async def press_until(self, key: str, text: str) -> str:
+        """Press a key at the prompt until this text is there: see `until`.
+
+        Python's readline overlooks a signal that comes between its prompt and its wait for keys; people press again.
+        """
+        pressing = asyncio.create_task(self._press_again_and_again(key))
+        try:
+            return await self.until(text)
+        finally:
+            pressing.cancel()
+            await asyncio.wait({pressing})
+
+    async def _press_again_and_again(self, key: str) -> None:
+        while True:
+            self.type(key)
+            await asyncio.sleep(AGAIN_SECONDS)
 
     async def end(self) -> int:
         """Wait for the command's end; its exit status."""

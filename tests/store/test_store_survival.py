@@ -23,7 +23,7 @@ async def main():
     store = Store({path!r}, instance="i1")
     await store.open()
     child = subprocess.Popen(["sleep", "60"]) if {child} else None
-    print(child.pid if child else 0, flush=True)
+    print("child", child.pid if child else 0, flush=True)
     await asyncio.to_thread(sys.stdin.read)
 asyncio.run(main())
 """
@@ -35,11 +35,16 @@ def holder(path: Path, *, child: bool = False) -> "subprocess.Popen[str]":
     return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
+def child_of(process: "subprocess.Popen[str]") -> int:
+    """Its child, 0 when it has none; known once it has the store."""
+    assert process.stdout is not None
+    return next(int(line.split()[1]) for line in process.stdout if line.startswith("child "))
+
+
 async def test_a_second_server_is_told_who_has_the_store(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     with holder(path) as process:
-        assert process.stdout is not None
-        await asyncio.to_thread(process.stdout.readline)
+        await asyncio.to_thread(child_of, process)
         before = path.read_bytes()
         link = tmp_path / "link.db"
         link.symlink_to(path)
@@ -58,8 +63,7 @@ async def test_a_second_server_is_told_who_has_the_store(tmp_path: Path) -> None
 async def test_a_child_does_not_inherit_the_lock(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     with holder(path, child=True) as process:
-        assert process.stdout is not None
-        child = int(await asyncio.to_thread(process.stdout.readline))
+        child = await asyncio.to_thread(child_of, process)
         process.kill()
         process.wait()
     store = Store(str(path), instance="i2")
