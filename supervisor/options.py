@@ -17,10 +17,11 @@ from supervisor.causes import Cause, Refusal
 KEY: Final = "agentd"
 
 _MOST: Final = 2**63 - 1  # what an rlimit can hold
+_MOST_PROCESSES: Final = 2**22  # that Linux can have; cgroups take no more
 LIMIT_RANGES: Final[Mapping[str, tuple[int, int]]] = MappingProxyType(
     {
         "memory_bytes": (1, _MOST),
-        "processes": (1, _MOST),
+        "processes": (1, _MOST_PROCESSES),
         "cpu_weight": (1, 10_000),
         "open_files": (1, _MOST),
         "file_bytes": (1, _MOST),

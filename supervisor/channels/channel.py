@@ -280,6 +280,7 @@ class Channel:
             await self._files.remove()
         except OSError as error:
             self._log.warning("channel.folder_left", folder=str(self.folder), error=str(error))
+        await asyncio.sleep(0)  # a turn that was lost with the worker is told of before the end of the channel
         self._released(self)
         ending = self.ending
         if ending is None:

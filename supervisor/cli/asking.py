@@ -1,12 +1,10 @@
 """One turn from the client's side: its events as they come, and its end before its time (docs/http.md)."""
 
 import json
-import queue
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from types import TracebackType
 from typing import Any, Final, Self
 
 from supervisor.causes import EXPLANATIONS, Cause
@@ -22,11 +20,7 @@ Event = dict[str, Any]
 
 
 class Asking:
-    """A turn that is asked. Enter it, and iterate it once in the same thread.
-
-    `cancel` may come at any moment, in a signal handler too. A thread then tells the server, and cuts the connection
-    should this not help, so that the turn's end never takes longer than CANCEL_SECONDS and twice REST_SECONDS.
-    """
+    """A turn that is asked. Enter it, and iterate it once; meanwhile `cancel` may be called in another thread."""
 
     def __init__(self, target: Target, body: Event) -> None:
         self.cancelled = False
@@ -35,20 +29,13 @@ class Asking:
         self._body = body
         self._place: tuple[str, str] | None = None  # the channel and the turn, once the server has told
         self._sock: socket.socket | None = None
-        self._wishes: queue.SimpleQueue[bool] = queue.SimpleQueue()  # whether to cancel; a signal handler may put
         self._over = threading.Event()
-        # A daemon: when the program ends at once, it does not wait for an answer.
-        self._watcher = threading.Thread(target=self._watch, name="cancel", daemon=True)
 
     def __enter__(self) -> Self:
-        self._watcher.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._wishes.put(False)
-        if kind is None or issubclass(kind, Exception):
-            self._watcher.join()
 
     def __iter__(self) -> Iterator[Event]:
         """The events; the last is ``final``, else CommandError is raised, after the event ``error`` too."""
@@ -68,9 +55,19 @@ class Asking:
         raise broken_off("the server ended the stream before the turn was over")
 
     def cancel(self) -> None:
-        """Let the turn end soon. Only sets and puts what a signal handler may."""
+        """Let the turn end soon, and return when it is over, or its connection cut should the server not end it."""
         self.cancelled = True
-        self._wishes.put(True)
+        if self._place is not None:
+            channel, turn = self._place
+            # The turn may just have ended, or the server may be gone: the stream shows it, or is cut.
+            with suppress(CommandError):
+                self._canceller.native("DELETE", channel, "turns", turn)
+            if self._over.wait(REST_SECONDS):
+                return
+        if self._sock is not None:
+            # That of the plain socket: TLS has no part in cutting a connection.
+            with suppress(OSError):
+                socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def _on_connected(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -83,21 +80,6 @@ class Asking:
             self._sock.settimeout(REST_SECONDS)
         with suppress(CommandError):
             next(pieces, None)
-
-    def _watch(self) -> None:
-        if not self._wishes.get():
-            return
-        if self._place is not None:
-            channel, turn = self._place
-            # The turn may just have ended, or the server may be gone: the stream shows it, or is cut.
-            with suppress(CommandError):
-                self._canceller.native("DELETE", channel, "turns", turn)
-            if self._over.wait(REST_SECONDS):
-                return
-        if self._sock is not None:
-            # That of the plain socket: TLS has no part in cutting a connection.
-            with suppress(OSError):
-                socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
 
 def _events(pieces: Iterator[bytes]) -> Iterator[Event]:

@@ -3,21 +3,17 @@
 import io
 import secrets
 import shlex
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import FrameType
-from typing import Any, Final, Self, TextIO
+from typing import Any, Final, TextIO
 
 from supervisor.cli.asking import Asking
 from supervisor.cli.client import Target
 from supervisor.cli.errors import REFUSED, USAGE, CommandError, report
+from supervisor.cli.interrupts import INTERRUPTED, Interrupts
 from supervisor.cli.views import JsonView, TerminalView, TextView, View
 
 MAX_QUESTION: Final = 1024 * 1024  # characters; by default a server takes no more bytes
-INTERRUPTED: Final = 128 + signal.SIGINT
 
 
 @dataclass(kw_only=True)
@@ -48,38 +44,6 @@ class Conversation:
 def new_session() -> str:
     """The name of a session that nobody has."""
     return f"chat-{secrets.token_hex(6)}"
-
-
-class Interrupts:
-    """What Ctrl-C does: cancel the turn that runs; a second one ends the program. Between turns: KeyboardInterrupt."""
-
-    def __init__(self) -> None:
-        self._cancel: Callable[[], None] | None = None
-        self.cancelled = False  # whether the last turn was to be cancelled
-
-    def __enter__(self) -> Self:
-        self._before = signal.signal(signal.SIGINT, self._on_signal)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
-
-    @contextmanager
-    def going_to(self, cancel: Callable[[], None]) -> Iterator[None]:
-        """Meanwhile the first Ctrl-C calls `cancel`, and nothing is interrupted."""
-        self._cancel, self.cancelled = cancel, False
-        try:
-            yield
-        finally:
-            self._cancel = None
-
-    def _on_signal(self, _: int, __: FrameType | None) -> None:
-        if self._cancel is None:
-            raise KeyboardInterrupt
-        if self.cancelled:
-            raise SystemExit(INTERRUPTED)
-        self.cancelled = True
-        self._cancel()
 
 
 class Chat:
@@ -131,7 +95,7 @@ class Chat:
     def _once(self, message: str, view: View) -> int:
         try:
             self.ask(message, view)
-            return INTERRUPTED if self._interrupts.cancelled else 0
+            return INTERRUPTED if self._interrupts.count else 0
         finally:
             if isinstance(view, TerminalView):
                 part(self._conversation, view)
@@ -150,7 +114,7 @@ class Chat:
                     raise
                 report(error, as_json=self._as_json)
                 code = REFUSED
-            if self._interrupts.cancelled:
+            if self._interrupts.count:
                 return INTERRUPTED
         return code
 

@@ -153,7 +153,7 @@ NATIVE: Final = (
         name="updateChannel",
         summary="Give nodes of a live worker new properties; all are taken, or none",
         body={
-            "type": "object",
+            "type": ["object", "null"],
             "description": "{node: {property: value}}",
             "additionalProperties": {"type": ["object", "null"]},
         },

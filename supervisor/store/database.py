@@ -57,6 +57,7 @@ class Database:
         self._lock: int | None = None
         self._engine: AsyncEngine | None = None
         self._writing: AsyncConnection | None = None  # the connection that writes, once there is one
+        self._reading: set[asyncio.Task[Any]] = set()
         self._threads: list[Thread] = []
 
     async def open(self) -> None:
@@ -79,6 +80,8 @@ class Database:
         engine, self._engine = self._engine, None
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
+                if self._reading:
+                    await asyncio.wait(self._reading)
                 await self._stop_writing()
                 if engine is not None:
                     await engine.dispose()
@@ -92,16 +95,14 @@ class Database:
             self._lock = None
 
     async def read(self, work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
-        """What `work` reads; once more when the connection turned out to be lost. Raises StoreError."""
-        try:
-            return await self._read(work)
-        except _UNWELL as error:
-            if fault_of(error) is not Fault.CONNECTION:
-                raise self._unreadable(error) from error
-        try:
-            return await self._read(work)
-        except _UNWELL as error:
-            raise self._unreadable(error) from error
+        """What `work` reads; once more when the connection turned out to be lost. Raises StoreError.
+
+        It goes on when its caller is cancelled: a connection that is left in the midst of a statement is of no use.
+        """
+        task = asyncio.create_task(self._read(work), name="store read")
+        self._reading.add(task)
+        task.add_done_callback(self._has_read)
+        return await asyncio.shield(task)
 
     async def write(self, rows: Rows) -> Counts:
         """Write all of it in one transaction; how many rows each of the COUNTED stages met.
@@ -124,8 +125,24 @@ class Database:
         await self.write({Stage.PROBE: [{}]})
 
     async def _read(self, work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
+        try:
+            return await self._read_once(work)
+        except _UNWELL as error:
+            if fault_of(error) is not Fault.CONNECTION:
+                raise self._unreadable(error) from error
+        try:
+            return await self._read_once(work)
+        except _UNWELL as error:
+            raise self._unreadable(error) from error
+
+    async def _read_once(self, work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
         async with self._connection(READ_SECONDS) as connection:
             return await work(connection)
+
+    def _has_read(self, task: asyncio.Task[Any]) -> None:
+        self._reading.discard(task)
+        if not task.cancelled():
+            task.exception()  # who asked has it, or is not interested any more
 
     @asynccontextmanager
     async def _connection(self, seconds: float) -> AsyncIterator[AsyncConnection]:
@@ -196,9 +213,11 @@ class Database:
         self._threads.append(connection.driver_connection._thread)  # noqa: SLF001 - as SQLAlchemy does
         connection.isolation_level = None  # else the driver begins transactions when it thinks fit, and not for DDL
         cursor = connection.cursor()
-        for pragma in _PRAGMAS:
-            cursor.execute(pragma)
-        cursor.close()
+        try:
+            for pragma in _PRAGMAS:
+                cursor.execute(pragma)
+        finally:
+            cursor.close()  # one that is left open keeps the file open too
 
     def _hint(self) -> str:
         """What SQLite does not say: it calls a full disk an I/O error where a file beside its own has no room."""

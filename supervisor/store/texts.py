@@ -25,6 +25,7 @@ MOST_BITS: Final = 8192
 MOST_VALUES: Final = 20_000  # that are looked at one by one, which holds up everybody
 REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
 
+_SURROGATES: Final = dict.fromkeys(range(0xD800, 0xE000), REPLACEMENT)
 _MARK_BYTES: Final = 64  # no mark is longer
 _TOO_MANY: Final = f"[cut: more than {MOST_VALUES} values]"
 
@@ -37,7 +38,7 @@ def clean(text: str) -> str:
         try:
             text.encode()
         except UnicodeEncodeError:
-            text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+            text = text.translate(_SURROGATES)
     return text.replace("\0", REPLACEMENT) if "\0" in text else text
 
 

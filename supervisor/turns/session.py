@@ -45,6 +45,7 @@ class Session:
         self._pinned = pinned is not None
         self._conversation: Conversation | None = None
         self._primed: Channel | None = None  # the one whose worker has been given the agent's state
+        self._working = False
         self._stir = asyncio.Event()
         self._idle: asyncio.TimerHandle | None = None
         self._waits: dict[Turn, asyncio.TimerHandle] = {}
@@ -63,10 +64,10 @@ class Session:
             raise Refusal(Cause.SESSION_QUEUE_FULL, f"{most} turns of this session wait, which is the most")
         turn = Turn(turn_id, request, lambda: self._woken(turn))
         self.pending.append(turn)
-        if self.current is None:
-            self._rest(None)
-            if len(self.pending) == 1:
-                self._home.own(self._work(), f"session {turn_id}")
+        self._rest(None)
+        if not self._working:
+            self._working = True
+            self._home.own(self._work(), f"session {turn_id}")
         seconds = self._settings.session_wait_seconds
         loop = asyncio.get_running_loop()
         self._waits[turn] = loop.call_later(seconds, turn.cancel, Cause.SESSION_BUSY, f"waited for {seconds:g} s")
@@ -78,6 +79,7 @@ class Session:
             self.pending.remove(turn)
             self._waits.pop(turn).cancel()
             turn.refuse(Refusal(*turn.wish))
+            self._home.ended(turn)
         else:
             self._stir.set()
 
@@ -94,6 +96,7 @@ class Session:
             finally:
                 self.current = None
                 self._home.ended(turn)
+        self._working = False
         if self._single:
             self._let_go(Cause.TURN_ENDED)
         elif self.channel is None or self.channel.state not in LIVE:

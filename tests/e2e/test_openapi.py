@@ -56,7 +56,11 @@ def narrowed(document: dict[str, Any]) -> dict[str, Any]:
 
 async def test_the_server_is_as_its_description_says(agentd: Agentd, tmp_path: Path) -> None:
     await agentd.start(
-        WORKERS_MAX="6", WORKER_QUIT_TIMEOUT_SECONDS="1", AGENTD_SESSION_IDLE_SECONDS="0.2", AGENTD_TURN_SECONDS="5"
+        WORKERS_MAX="6",
+        WORKER_QUIT_TIMEOUT_SECONDS="1",
+        WORKER_START_TIMEOUT_SECONDS="1",
+        AGENTD_SESSION_IDLE_SECONDS="0.2",
+        AGENTD_TURN_SECONDS="5",
     )
     await agentd.begin("lobby", "friday", timeout=-1)
     document = await agentd.get("/openapi.json")
@@ -84,7 +88,10 @@ async def test_the_server_is_as_its_description_says(agentd: Agentd, tmp_path: P
         if process.returncode is None:
             process.kill()
             await process.communicate()
-    assert process.returncode == 0, output
+    print("SLOW", [(e["path"], e["method"], e["status"], e["ms"], e.get("channel")) for e in agentd.events if e.get("event") == "http.request" and e["ms"] > 500])
+    print("TIMEOUT", [e for e in agentd.events if e.get("event") == "channel.gone" and e["cause"] == "start_timeout"][:3])
+    Path("/tmp/sx/e2e.out").write_text(output); Path("/tmp/sx/e2e.log").write_text("\n".join(map(json.dumps, agentd.events)))
+    assert process.returncode == 0
     assert (await agentd.get("/health"))["code"] == "0"
     assert (await agentd.channel("lobby"))["state"] == "running"
     unexpected = [event for event in agentd.events if event.get("event") in ("http.failed", "http.unheard_failure")]

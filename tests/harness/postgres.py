@@ -15,6 +15,8 @@ import asyncpg
 VERSIONS = Path("/usr/lib/postgresql")
 START_SECONDS = 30.0
 USER = "agentd"
+# What is killed takes its server along: no fixture ends it then.
+_MORTAL = ("setpriv", "--pdeathsig", "INT") if shutil.which("setpriv") else ()
 
 
 class PostgresMissingError(Exception):
@@ -67,7 +69,7 @@ class Postgres:
         settings = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self._programs / "postgres", "-D", "data", *settings],
+                [*_MORTAL, self._programs / "postgres", "-D", "data", *settings],
                 cwd=self.folder,
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,

@@ -1,23 +1,16 @@
 """Stores on both databases; a PostgreSQL server for the whole session, started before any test looks for leaks."""
 
 import os
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from supervisor.store.records import ChannelClaimed, ConversationKey, TurnBegun, TurnEnded
 from supervisor.store.store import Store
 from tests.harness.postgres import Postgres, PostgresMissingError
 
-KEY = ConversationKey("friday", "ada", "s1")
-
 MakeStore = Callable[..., Awaitable[Store]]
-
-_numbers = count(1)
 
 
 @pytest.fixture(scope="session")
@@ -72,39 +65,3 @@ async def make(url: str) -> AsyncIterator[MakeStore]:
 @pytest.fixture
 async def store(make: MakeStore, url: str) -> Store:
     return await make(url)
-
-
-def begun(key: ConversationKey | None = KEY, text: str = "hello", **fields: Any) -> TurnBegun:
-    return TurnBegun(
-        **{
-            "id": f"turn-{next(_numbers)}",
-            "graph": key.graph if key else "friday",
-            "user": key.user if key else "ada",
-            "session": key.session if key else None,
-            "channel": "abc-1",
-            "kind": "chat",
-            "source": "native",
-            "begun_at": time.time(),
-            "messages": [{"role": "user", "content": text}],
-            **fields,
-        }
-    )
-
-
-def ended(turn_id: str, text: str = "hi", **fields: Any) -> TurnEnded:
-    return TurnEnded(
-        **{"id": turn_id, "ended_at": time.time(), "cause": "completed", "text": text, "ms": 1.5, **fields}
-    )
-
-
-async def say(store: Store, text: str, answer: str, key: ConversationKey = KEY, **fields: Any) -> str:
-    """A whole turn; its id."""
-    record = begun(key, text)
-    await store.begin_turn(record)
-    await store.end_turn(ended(record.id, answer, **fields))
-    return record.id
-
-
-def claimed(channel: str, name: str = "lobby", at: float | None = None, **fields: Any) -> ChannelClaimed:
-    given = {"graph": "friday", "user": "ada", "session": "s1", "source": "native", **fields}
-    return ChannelClaimed(channel, time.time() if at is None else at, name, **given)

@@ -11,7 +11,8 @@ from supervisor.store.errors import StoreError
 from supervisor.store.records import Conversation, ConversationKey
 from supervisor.store.store import Store
 from supervisor.store.texts import ANSWER_BYTES, QUESTION_BYTES, TURN_BYTES, size, to_json
-from tests.store.conftest import KEY, MakeStore, begun, ended, say
+from tests.harness.records import KEY, begun, ended, say
+from tests.store.conftest import MakeStore
 
 HOSTILE = [
     "'; DROP TABLE turns; --",
@@ -221,7 +222,7 @@ async def test_hostile_text_everywhere(store: Store, text: str) -> None:
     assert row is not None
     assert row.cause == "completed"
     assert row.text == row.text.encode().decode()
-    expected = text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    expected = "".join("\ufffd" if char == "\0" or "\ud800" <= char <= "\udfff" else char for char in text)
     assert (row.text, row.thoughts) == (expected, expected)
     assert len((await store.load(key)).state) == 1
     assert [found.id for found in await store.conversation(key)] == [row.id]
@@ -382,3 +383,15 @@ async def test_a_store_that_is_not_open_says_so(url: str) -> None:
     await store.end_turn(ended("x"))
     assert store.lost == 1
     await store.close()
+
+
+async def test_reads_that_are_cancelled_leave_nothing(store: Store) -> None:
+    await say(store, "q", "a")
+    for steps in range(40):
+        task = asyncio.create_task(store.load(KEY))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task})
+    assert (await store.load(KEY)).turns == 1
+    assert store.healthy

@@ -17,7 +17,7 @@ from supervisor.store.errors import StoreError
 from supervisor.store.records import ChannelEnded
 from supervisor.store.store import Store
 from tests.harness.postgres import Postgres
-from tests.store.conftest import KEY, begun, claimed, ended, say
+from tests.harness.records import KEY, begun, claimed, ended, say
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 
@@ -201,8 +201,19 @@ async def test_a_file_that_another_program_has_locked(tmp_path: Path) -> None:
     await store.begin_turn(running)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
+    beats = 0
+
+    async def beat() -> None:
+        nonlocal beats
+        while True:
+            await asyncio.sleep(0.005)
+            beats += 1
+
+    beating = asyncio.create_task(beat())
     with pytest.raises(StoreError, match="cannot be written: database is locked"):
         await store.begin_turn(begun())
+    beating.cancel()
+    assert beats > 5  # the loop went on while SQLite waited for the lock
     await store.end_turn(ended(running.id, "a"))
     other.execute("ROLLBACK")
     other.close()

@@ -8,7 +8,8 @@ import pytest
 
 from supervisor.store.records import ChannelEnded, ChannelPinged, ChannelReady, TurnCounted
 from supervisor.store.store import Store
-from tests.store.conftest import MakeStore, claimed
+from tests.harness.records import claimed
+from tests.store.conftest import MakeStore
 
 COLUMNS = [
     "number", "id", "name", "graph", "user", "session", "source", "instance", "claimed_at", "ready_at", "pid", "pings",

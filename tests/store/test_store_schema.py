@@ -20,7 +20,8 @@ from supervisor.store.database import Database
 from supervisor.store.errors import SchemaUnknownError, StoreError
 from supervisor.store.store import Store
 from supervisor.store.tables import VERSION_TABLE, metadata
-from tests.store.conftest import KEY, MakeStore, say
+from tests.harness.records import KEY, say
+from tests.store.conftest import MakeStore
 
 ROOT = Path(__file__).parents[2]
 

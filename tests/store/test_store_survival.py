@@ -11,7 +11,7 @@ import pytest
 
 from supervisor.store.errors import StoreHeldError
 from supervisor.store.store import Store
-from tests.store.conftest import say
+from tests.harness.records import say
 
 ROOT = Path(__file__).parents[2]
 

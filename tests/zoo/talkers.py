@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from worker.agent import Agent, Final, Source, Structured, Text, Thought, Turn, Usage, tool
+from worker.agent import Agent, Final, Source, Structured, Text, Thought, ToolCall, ToolResult, Turn, Usage, tool
 
 
 @tool
@@ -65,6 +65,12 @@ class Talker(Agent):
     async def _call(self, turn: Turn, arguments: dict[str, Any]) -> AsyncIterator[Any]:
         yield f"{await turn.call(add, **arguments)}"
 
+    async def _part(self, turn: Turn, count: int) -> AsyncIterator[Any]:
+        """The first one or two events of a call, which goes on for ever then."""
+        yield ToolCall("c", "add", {"a": 1, "b": 2})
+        if count > 1:
+            yield ToolResult("c", "add", 3)
+
     async def _source(self, _turn: Turn, fields: dict[str, str]) -> AsyncIterator[Any]:
         yield Source(**fields)
 
@@ -87,6 +93,30 @@ class Talker(Agent):
         if text:
             raise ValueError(text)
         yield ""
+
+    async def _numbered(self, _turn: Turn, value: list[int]) -> AsyncIterator[Any]:
+        """So many pieces, of so many characters, each with its number."""
+        most, size = value
+        for number in range(most):
+            yield f"{number} ".ljust(size, ".")
+
+    async def _write(self, turn: Turn, value: list[Any]) -> AsyncIterator[Any]:
+        """Write straight into the pipe, past all that agentd does: a line so many times, with numbers from 10^9 on."""
+        line, times = value
+        pipe = os.open("up", os.O_WRONLY)
+
+        def write() -> None:
+            for number in range(times):
+                data = line.replace("NUMBER", str(10**9 + number)).replace("TURN", turn.id).encode() + b"\n"
+                while data:
+                    data = data[os.write(pipe, data) :]
+
+        os.set_blocking(pipe, True)
+        try:
+            await asyncio.to_thread(write)
+        finally:
+            os.close(pipe)
+        yield "written"
 
     async def _wait(self, _turn: Turn, _: Any) -> AsyncIterator[Any]:
         await asyncio.Event().wait()
