@@ -56,7 +56,7 @@ class Server:
     async def start(self, listeners: Sequence[socket.socket]) -> None:
         """Take the state folder, find or start the spawner, answer on `listeners`.
 
-        Raises StateFolderHeldError, SpawnerUnavailableError, OSError.
+        Raises StateFolderHeldError, SpawnerUnavailableError, StoreError, OSError.
         """
         settings = self.settings
         prepare_state(settings.state_dir)
@@ -140,6 +140,7 @@ class Server:
             "notes": self.spawner.hello["notes"],
             "spawner": "attached" if self.spawner.attached else "lost",
             "spawner_pid": self.spawner.hello["pid"],
+            "store": self.store.details(),
             "workers": len(self.table.all()),
             "workers_max": self.settings.workers_max,
         }

@@ -8,6 +8,7 @@ from supervisor.channels.feed import Feed
 from supervisor.store.records import (
     ChannelClaimed,
     ChannelEnded,
+    ChannelPinged,
     ChannelReady,
     LedgerEntry,
     TurnCounted,
@@ -30,9 +31,9 @@ class Chronicle:
         at = time.time()
         self._numbers += 1
         self.feed.publish(kind, {**fields, "at": at}, self._numbers)
-        entry = _ENTRIES.get(kind)
-        if entry is not None:
-            self._note(entry(fields, at))
+        for entry in _ENTRIES.get(kind, ()):
+            if (noted := entry(fields, at)) is not None:
+                self._note(noted)
 
 
 def _claimed(fields: Mapping[str, Any], at: float) -> LedgerEntry:
@@ -47,6 +48,11 @@ def _claimed(fields: Mapping[str, Any], at: float) -> LedgerEntry:
     )
 
 
+def _pinged(fields: Mapping[str, Any], _: float) -> LedgerEntry | None:
+    last = fields["last_ping_at"]
+    return None if last is None else ChannelPinged(channel=fields["id"], at=last, count=fields["pings"])
+
+
 def _ended(fields: Mapping[str, Any], at: float) -> LedgerEntry:
     return ChannelEnded(
         channel=fields["id"],
@@ -55,9 +61,9 @@ def _ended(fields: Mapping[str, Any], at: float) -> LedgerEntry:
     )
 
 
-_ENTRIES: Final[Mapping[str, Callable[[Mapping[str, Any], float], LedgerEntry]]] = {
-    "claimed": _claimed,
-    "ready": lambda fields, at: ChannelReady(channel=fields["id"], at=at, pid=fields["pid"]),
-    "turn_begun": lambda fields, at: TurnCounted(channel=fields["id"], at=at),
-    "gone": _ended,
+_ENTRIES: Final[Mapping[str, tuple[Callable[[Mapping[str, Any], float], LedgerEntry | None], ...]]] = {
+    "claimed": (_claimed,),
+    "ready": (lambda fields, at: ChannelReady(channel=fields["id"], at=at, pid=fields["pid"]),),
+    "turn_begun": (lambda fields, at: TurnCounted(channel=fields["id"], at=at),),
+    "gone": (_pinged, _ended),
 }

@@ -16,6 +16,7 @@ import uvloop
 from supervisor.app import Server, StateFolderHeldError
 from supervisor.processes.launch import SpawnerUnavailableError
 from supervisor.settings import Settings
+from supervisor.store.errors import StoreError
 from supervisor.telemetry import configure
 
 log = structlog.get_logger("supervisor.serve")
@@ -68,7 +69,7 @@ async def _serve(settings: Settings, environ: Mapping[str, str], listener: socke
     server = Server(settings, environ)
     try:
         await server.start([listener])
-    except (StateFolderHeldError, SpawnerUnavailableError, OSError) as error:
+    except (StateFolderHeldError, SpawnerUnavailableError, StoreError, OSError) as error:
         sys.stderr.write(f"agentd: cannot start: {error}\n")
         await server.close()
         return FAILED

@@ -286,13 +286,17 @@ class Channel:
         if ending is None:
             raise RuntimeError("a channel was cleared before it had ended")
         self._log.info("channel.gone", graph=self.graph_name, age_ms=self._age_ms(), **ending.as_fields())
-        self.announce("gone", pings=self.lease.pings, **ending.as_fields())
+        self.announce("gone", **self._pings(), **ending.as_fields())
         self.feed.publish("ended", ending.as_fields())
         self.feed.close()
         if not self._started.done():
             self._started.set_exception(Refusal(ending.cause, ending.detail))
             self._started.exception()  # nobody may be waiting
         self._gone.set_result(None)
+
+    def _pings(self) -> dict[str, Any]:
+        last = self.lease.last_ping
+        return {"pings": self.lease.pings, "last_ping_at": last and time.time() - (time.monotonic() - last)}
 
     def _let_go(self) -> None:
         self._cancel_timers()

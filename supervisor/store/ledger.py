@@ -50,9 +50,9 @@ class Ledger:
         """Put this on record soon. Never waits, never raises."""
         channel = name_of(entry.channel)
         match entry:
-            case ChannelPinged(at=at):
+            case ChannelPinged(at=at, count=count):
                 if len(self._pinged) < MOST_PINGED or channel in self._pinged:
-                    self._pinged[channel] = (self._pinged.get(channel, (0, 0.0))[0] + 1, at)
+                    self._pinged[channel] = (self._pinged.get(channel, (0, 0.0))[0] + count, at)
                 return  # it goes with what is noted next
             case ChannelClaimed():
                 self._claimed[channel] = self._claim(channel, entry)

@@ -137,10 +137,11 @@ class ChannelReady:
 
 @dataclass(frozen=True, slots=True)
 class ChannelPinged:
-    """Its lease was renewed; only the number of pings and the last one are kept."""
+    """Its lease was renewed, `count` times; only the number of pings and the last one are kept."""
 
     channel: str
     at: float
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,8 +111,11 @@ class StoreArchive:
         """Add a turn that has ended to the conversation in memory, within the bounds of a history."""
         if turn.state is not None:
             conversation.state = turn.state
-        text = turn.transcript.text
-        if turn.request.kind == "chat" and (text or (turn.verdict is not None and turn.verdict.completed)):
+        transcript = turn.transcript
+        text = transcript.text
+        if not text and transcript.has_value:
+            text = json.dumps(transcript.value, ensure_ascii=False)
+        if turn.request.kind == "chat" and text:
             history = conversation.history
             history += [m for m in turn.request.messages if m.get("role") != "system"]
             history.append({"role": "assistant", "content": text})

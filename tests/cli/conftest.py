@@ -1,5 +1,7 @@
 """The command `agentd chat` in front of a server that answers as it is told to."""
 
+import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -17,6 +19,6 @@ async def talker(tmp_path: Path) -> AsyncIterator[Talker]:
     yield talker
     for process in talker.processes:
         if process.returncode is None:
-            process.kill()
+            os.kill(process.pid, signal.SIGKILL)  # Popen's would take the status of one that has ended
             await process.wait()
     await talker.runner.cleanup()

@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import os
 import pty
+import signal
 import struct
 import sys
 import termios
@@ -54,7 +55,7 @@ class Terminal:
         os.close(self._ours)
         if self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                self.process.kill()
+                os.kill(self.process.pid, signal.SIGKILL)  # Popen's would take the status of one that has ended
             await self.process.wait()
 
     def type(self, text: str) -> None:
@@ -74,9 +75,9 @@ class Terminal:
         return self.shown[start : self._seen]
 
     async def press_until(self, key: str, text: str) -> str:
-        """Press a key at the prompt until this text is there: see `until`.
+        """Press a key until this text is there: see `until`.
 
-        Python's readline overlooks a signal that comes between its prompt and its wait for keys; people press again.
+        Python sees a signal that comes just before it begins to wait only when it has waited; people press again.
         """
         pressing = asyncio.create_task(self._press_again_and_again(key))
         try:

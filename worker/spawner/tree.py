@@ -143,11 +143,12 @@ class Tree:
                 self.kill()
             return
         self._cancel_timers()
+        now = time.monotonic()
         self.receipt = Receipt(
             processes=len(self._seen),
             killed=len(self._killed),
             left=0,
-            seconds=round(time.monotonic() - (self._stop_began or time.monotonic()), 6),
+            seconds=round(now - (self._stop_began or now), 6),
             by=self.leaf.by,
             status=self.status,
             oom=self._oom,
