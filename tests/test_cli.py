@@ -580,7 +580,7 @@ def test_the_documentation_has_every_command() -> None:
 
     text = DOCS.read_text()
     names = [command.name or command.callback.__name__ for command in app.registered_commands]
-    assert len(names) == 9
+    assert len(names) == 10
     assert all(f"| `agentd {name}" in text for name in names)
 
 

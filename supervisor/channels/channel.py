@@ -168,6 +168,10 @@ class Channel:
         """Let go of everything and answer whoever waits, when its life could not be lived to its end."""
         self._let_go()
         self._answer_all(refusal)
+        if not self._lost.done():
+            self._lost.set_result((refusal.cause, refusal.detail))
+        self.feed.publish("ended", Ending(refusal.cause, refusal.detail, None, None).as_fields())
+        self.feed.close()
 
     # ------------------------------------------------------------------ its life
 

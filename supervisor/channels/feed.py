@@ -74,9 +74,13 @@ class Feed:
     def read(self, after: int) -> tuple[Gap | None, list[bytes]]:
         """What is here after a place, and what is not any more."""
         gap = Gap(after, self._dropped) if after < self._dropped else None
-        if after >= self.last:
-            return gap, []
-        return gap, [event for place, event in self._events if place > after]
+        found: list[bytes] = []
+        for place, event in reversed(self._events):  # most readers lack but the last few
+            if place <= after:
+                break
+            found.append(event)
+        found.reverse()
+        return gap, found
 
     def place(self, shown: str) -> int | None:
         """The place an ``id`` stands for; None when it is not one of this stream."""

@@ -1,9 +1,9 @@
 """What is kept of turns: the conversation a session goes on with, and the record of each turn."""
 
-import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+import orjson
 import structlog
 
 from supervisor.causes import Cause, Refusal
@@ -114,7 +114,7 @@ class StoreArchive:
         transcript = turn.transcript
         text = transcript.text
         if not text and transcript.has_value:
-            text = json.dumps(transcript.value, ensure_ascii=False)
+            text = orjson.dumps(transcript.value).decode()
         if turn.request.kind == "chat" and text:
             history = conversation.history
             history += [m for m in turn.request.messages if m.get("role") != "system"]
@@ -126,7 +126,7 @@ def bound(history: list[dict[str, Any]], messages: int, size: int) -> None:
     """Drop the oldest messages until there are at most so many, of at most so many bytes of JSON. In place."""
     left, keep = size, 0
     for message in reversed(history[-messages:]):
-        left -= len(json.dumps(message))
+        left -= len(orjson.dumps(message))
         if left < 0:
             break
         keep += 1

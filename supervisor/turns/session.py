@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from supervisor.causes import EXPLANATIONS, Cause, Refusal
+from supervisor.causes import Cause, Refusal
 from supervisor.channels.channel import Channel
 from supervisor.channels.lifecycle import State
 from supervisor.turns.archive import Archive, Conversation
@@ -21,7 +21,6 @@ from supervisor.turns.turn import Item, Turn, TurnEnding, ending_of
 if TYPE_CHECKING:
     from supervisor.settings import Settings
     from supervisor.turns.sessions import Home
-    from supervisor.turns.transcript import Event
 
 log = structlog.get_logger("supervisor.session")
 
@@ -44,7 +43,7 @@ class Session:
         self._single = single
         self._pinned = pinned is not None
         self._conversation: Conversation | None = None
-        self._primed: Channel | None = None  # the one whose worker has been given the agent's state
+        self._primed: Channel | None = None  # the one whose worker has the agent's state for certain
         self._working = False
         self._stir = asyncio.Event()
         self._idle: asyncio.TimerHandle | None = None
@@ -109,26 +108,41 @@ class Session:
         request = turn.request
         try:
             channel, conversation = await self._prepare(turn)
-            turn.go_ahead()
-            state = conversation.state if self._primed is not channel else None
-            history = conversation.history or request.history
-            turn.channel = channel
-            await channel.asking.begin_turn(turn, request.kind, request.for_worker(history, state))
+            channel = await self._begin(turn, channel, conversation)
         except Refusal as refusal:
             turn.refuse(refusal)
             if request.store:
                 await self._archive.end(turn)
             return
-        self._primed = channel
         turn.start(channel)
         channel.announce("turn_begun", turn=turn.id)
         lost = await self._until_over(turn, channel)
         ending, last = turn.concluded or self._conclude(turn, channel, lost or channel.reason)
+        if turn.events or ending.completed:
+            self._primed = channel
         if request.store:
             await self._archive.end(turn)
-        self._archive.remember(conversation, turn)
+            self._archive.remember(conversation, turn)
         channel.asking.end_turn()
         turn.end(ending, last)
+
+    async def _begin(self, turn: Turn, channel: Channel, conversation: Conversation) -> Channel:
+        """Ask the worker; the channel it is in. One that dies just now is replaced, once. Raises Refusal."""
+        request = turn.request
+        history = conversation.history or request.history
+        for last in (False, True):
+            turn.go_ahead()
+            turn.channel = channel
+            state = None if self._primed is channel else conversation.state
+            try:
+                await channel.asking.begin_turn(turn, request.kind, request.for_worker(history, state))
+            except Refusal as refusal:
+                if refusal.cause is not Cause.CHANNEL_UNKNOWN or self._pinned or last:
+                    raise
+                channel = await self._channel_for(turn, channel.name)
+            else:
+                break
+        return channel
 
     def _conclude(self, turn: Turn, channel: Channel, lost: tuple[Cause, str] | None) -> tuple[TurnEnding, Item]:
         """How the turn ended and the event that says so, told to everybody but its reader, who may not be so far."""
@@ -210,6 +224,7 @@ class Session:
         """The agent goes on with a turn that was cancelled. A worker of ours makes room for a new one."""
         log.warning("session.cancel_ignored", channel=channel.name, turn=turn.id, after_seconds=CANCEL_SECONDS)
         if not self._pinned:
+            self.channel = None
             self._home.stop(channel, Cause.CANCEL_IGNORED, kill=True)
 
     def _rest(self, timer: asyncio.TimerHandle | None) -> None:
@@ -248,15 +263,11 @@ async def _stirred(event: asyncio.Event, seconds: float) -> None:
 
 def last_item(turn: Turn, channel: Channel, ending: TurnEnding) -> Item:
     """The event that tells the reader how the turn ended."""
-    event: Event = {"turn": turn.id, "type": "final" if ending.completed else "error", "cause": ending.cause.value}
+    event = ending.as_event(turn.id)
     if turn.transcript.gaps:
         event["lost"] = turn.transcript.gaps
-    if ending.completed:
-        if turn.transcript.has_value:
-            event["value"] = turn.transcript.value
-    else:
-        event |= {"kind": ending.kind, "message": ending.detail, "next_step": EXPLANATIONS[ending.cause].next_step}
-    event["ms"] = ending.ms
-    if turn.said is not None and (ending.completed or turn.said["cause"] == ending.cause):
+    if ending.completed and turn.transcript.has_value:
+        event["value"] = turn.transcript.value
+    if turn.said is not None:  # the worker's own last event of it is there
         return Item(event, channel.feed.encode(event["type"], event, channel.feed.at(turn.number)))
     return Item(event, channel.feed.publish(event["type"], event))

@@ -172,6 +172,8 @@ class Sessions:
             on_demand=True,
         )
         await self._gone(name)
+        if (other := self._table.of_session(*key)) is not None:
+            raise Refusal(Cause.CHANNEL_EXISTS, f"somebody has just started channel {other.name!r} for this session")
         for _ in range(MOST_EVICTIONS):
             try:
                 return await self._table.start(wanted)
@@ -185,7 +187,7 @@ class Sessions:
     async def _gone(self, name: str) -> None:
         """Wait until the session's last worker is gone: a session has one at most."""
         last = self._table.get(name)
-        if last is not None and last.state is State.STOPPING:
+        if last is not None and (last.on_demand or last.state is State.STOPPING):  # the session has let go of it
             try:
                 async with asyncio.timeout(GONE_SECONDS):
                     await last.gone()

@@ -2,18 +2,53 @@
 
 from typing import Any, Final
 
+import orjson
+
 Event = dict[str, Any]
 
 MAX_CHARACTERS: Final = 4 * 1024 * 1024  # of the answer, and of the thoughts
 MAX_LISTED: Final = 4096  # tool calls, and sources
+MAX_BYTES: Final = 4 * 1024 * 1024  # of JSON: tool calls with their results, and sources
+BLOCK: Final = 512  # pieces that are kept apart
+
+
+class Text:
+    """A text that grows by pieces, joined to blocks from time to time: a small string takes ten times its length."""
+
+    __slots__ = ("_blocks", "_pieces", "size")
+
+    def __init__(self) -> None:
+        self._blocks: list[str] = []
+        self._pieces: list[str] = []
+        self.size = 0  # in characters
+
+    def add(self, piece: str) -> bool:
+        """Append a piece; False when it would be too much, and is left out."""
+        size = self.size + len(piece)
+        if size > MAX_CHARACTERS:
+            return False
+        self.size = size
+        self._pieces.append(piece)
+        if len(self._pieces) >= BLOCK:
+            self._blocks.append("".join(self._pieces))
+            self._pieces.clear()
+            if len(self._blocks) >= BLOCK:
+                self._blocks = ["".join(self._blocks)]
+        return True
+
+    def __bool__(self) -> bool:
+        return bool(self._pieces or self._blocks)
+
+    def __str__(self) -> str:
+        return "".join((*self._blocks, *self._pieces))
 
 
 class Transcript:
     """Collects the events of one turn; bounded: what is beyond the bounds is left out and `truncated` says so."""
 
     __slots__ = (
-        "_sizes",
-        "_texts",
+        "_bytes",
+        "_text",
         "_thoughts",
         "gaps",
         "has_value",
@@ -26,9 +61,9 @@ class Transcript:
     )
 
     def __init__(self) -> None:
-        self._texts: list[str] = []
-        self._thoughts: list[str] = []
-        self._sizes = [0, 0]
+        self._text = Text()
+        self._thoughts = Text()
+        self._bytes = 0
         self.tool_calls: list[Event] = []
         self.sources: list[Event] = []
         self.structured: Event | None = None
@@ -41,48 +76,38 @@ class Transcript:
     @property
     def text(self) -> str:
         """The answer so far: the pieces, else a final value that is a text."""
-        if not self._texts and isinstance(self.value, str):
+        if not self._text and isinstance(self.value, str):
             return self.value
-        return "".join(self._texts)
+        return str(self._text)
 
     @property
     def has_text(self) -> bool:
         """Whether there is an answer in text, be it empty."""
-        return bool(self._texts) or isinstance(self.value, str)
+        return bool(self._text) or isinstance(self.value, str)
 
     @property
     def thoughts(self) -> str:
         """The reasoning so far."""
-        return "".join(self._thoughts)
+        return str(self._thoughts)
 
     def add(self, event: Event) -> None:
         """Take one event of the turn, in order."""
         kind = event["type"]
         if kind == "text":
-            self._text(self._texts, 0, event["text"])
+            self.truncated = not self._text.add(event["text"]) or self.truncated
         elif kind == "thought":
-            self._text(self._thoughts, 1, event["text"])
+            self.truncated = not self._thoughts.add(event["text"]) or self.truncated
         else:
             self._rare(kind, event)
-
-    def _text(self, pieces: list[str], index: int, text: str) -> None:
-        self._sizes[index] += len(text)
-        if self._sizes[index] <= MAX_CHARACTERS:
-            pieces.append(text)
-        else:
-            self.truncated = True
 
     def _rare(self, kind: str, event: Event) -> None:
         body = {key: value for key, value in event.items() if key not in ("type", "turn")}
         if kind == "tool_call":
-            self._listed(self.tool_calls, {**body, "output": None, "failed": False, "ms": None})
+            self._list(self.tool_calls, {**body, "output": None, "failed": False, "ms": None})
         elif kind == "tool_result":
-            for call in reversed(self.tool_calls):
-                if call["id"] == event["id"]:
-                    call |= {key: body[key] for key in ("output", "failed", "ms") if key in body}
-                    break
+            self._result(body)
         elif kind == "source":
-            self._listed(self.sources, body)
+            self._list(self.sources, body)
         elif kind == "structured":
             self.structured = body
         elif kind == "usage":
@@ -90,8 +115,23 @@ class Transcript:
         elif kind == "final" and "value" in event:
             self.value, self.has_value = event["value"], True
 
-    def _listed(self, listed: list[Event], body: Event) -> None:
-        if len(listed) < MAX_LISTED:
+    def _result(self, body: Event) -> None:
+        for call in reversed(self.tool_calls):
+            if call["id"] == body["id"]:
+                if self._fits(body):
+                    call |= {key: body[key] for key in ("output", "failed", "ms") if key in body}
+                return
+
+    def _list(self, listed: list[Event], body: Event) -> None:
+        if len(listed) < MAX_LISTED and self._fits(body):
             listed.append(body)
         else:
             self.truncated = True
+
+    def _fits(self, body: Event) -> bool:
+        size = len(orjson.dumps(body))
+        if self._bytes + size > MAX_BYTES:
+            self.truncated = True
+            return False
+        self._bytes += size
+        return True

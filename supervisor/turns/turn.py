@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+import orjson
+
 from supervisor.causes import EXPLANATIONS, Cause, Refusal
 from supervisor.channels.channel import Channel
 from supervisor.turns.requests import TurnRequest
@@ -48,6 +50,13 @@ class TurnEnding:
     def completed(self) -> bool:
         """Whether it ended well."""
         return self.cause is Cause.COMPLETED
+
+    def as_event(self, turn_id: str) -> Event:
+        """The event that tells of it."""
+        event: Event = {"turn": turn_id, "type": "final" if self.completed else "error", "cause": self.cause.value}
+        if not self.completed:
+            event |= {"kind": self.kind, "message": self.detail, "next_step": EXPLANATIONS[self.cause].next_step}
+        return event | {"ms": self.ms}
 
 
 class Turn:
@@ -177,7 +186,9 @@ class Turn:
 
     def refuse(self, refusal: Refusal) -> None:
         """It cannot be: whoever waits for its start is told why."""
-        self.ending = self.verdict = TurnEnding(refusal.cause, refusal.detail, ms=self.ms)
+        self.ending = self.verdict = ending = TurnEnding(refusal.cause, refusal.detail, ms=self.ms)
+        event = ending.as_event(self.id)
+        self._last = Item(event, b"event: error\ndata: %b\n\n" % orjson.dumps(event))  # should a stream have begun
         if not self._started.done():
             self._started.set_exception(refusal)
             self._started.exception()  # nobody may be waiting

@@ -1,24 +1,19 @@
 """The command `agentd chat` in front of a server that answers as it is told to."""
 
-import os
-import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from tests.harness.talker import Talker
+from tests.harness.impostor import Impostor
 
 
 @pytest.fixture
-async def talker(tmp_path: Path) -> AsyncIterator[Talker]:
+async def impostor(tmp_path: Path) -> AsyncIterator[Impostor]:
     folder = tmp_path / "folder"
     folder.mkdir()
-    talker = Talker(folder)
-    await talker.open()
-    yield talker
-    for process in talker.processes:
-        if process.returncode is None:
-            os.kill(process.pid, signal.SIGKILL)  # Popen's would take the status of one that has ended
-            await process.wait()
-    await talker.runner.cleanup()
+    impostor = Impostor(folder)
+    await impostor.open()
+    yield impostor
+    await impostor.close()
+    await impostor.runner.cleanup()

@@ -9,30 +9,30 @@ from typing import Any
 import pytest
 
 from supervisor.causes import Cause
-from tests.harness.talker import Exchange, Talker, refuses, says
+from tests.harness.impostor import Exchange, Impostor, refuses, says
 from tests.harness.terminal import SECONDS
 
 HOSTILE = "\x1b[31mr\x07\u202e日👋\n"
 
 
-async def test_a_message(talker: Talker) -> None:
-    talker.replies.append(says("Hello", " Ada", "!"))
-    done = await talker.run("g", "--message", "hi", "--user", "ada", "--session", "s", "--property", "n.p=5")
+async def test_a_message(impostor: Impostor) -> None:
+    impostor.replies.append(says("Hello", " Ada", "!"))
+    done = await impostor.run("g", "--message", "hi", "--user", "ada", "--session", "s", "--property", "n.p=5")
     assert (done.code, done.out, done.err) == (0, "Hello Ada!\n", "")
     body = {"graph": "g", "user": "ada", "session": "s", "message": "hi", "properties": {"n": {"p": 5}}, "stream": True}
-    assert [exchange.body for exchange in talker.exchanges] == [body]
+    assert [exchange.body for exchange in impostor.exchanges] == [body]
 
 
-async def test_every_line_is_a_turn_of_one_session(talker: Talker) -> None:
-    talker.replies.extend([says("one\n"), says(), says("two\n", "lines"), says(value={"a": "ü"})])
-    done = await talker.run("g", lines="a b\n\n \r\n/quit\r\n日本\nlast".encode())
+async def test_every_line_is_a_turn_of_one_session(impostor: Impostor) -> None:
+    impostor.replies.extend([says("one\n"), says(), says("two\n", "lines"), says(value={"a": "ü"})])
+    done = await impostor.run("g", lines="a b\n\n \r\n/quit\r\n日本\nlast".encode())
     assert (done.code, done.out, done.err) == (0, 'one\ntwo\nlines\n{"a": "ü"}\n', "")
-    assert [exchange.body["message"] for exchange in talker.exchanges] == ["a b", "/quit", "日本", "last"]
-    [session] = {exchange.body["session"] for exchange in talker.exchanges}
+    assert [exchange.body["message"] for exchange in impostor.exchanges] == ["a b", "/quit", "日本", "last"]
+    [session] = {exchange.body["session"] for exchange in impostor.exchanges}
     assert session.startswith("chat-")
 
 
-async def test_an_answer_is_there_as_it_comes(talker: Talker) -> None:
+async def test_an_answer_is_there_as_it_comes(impostor: Impostor) -> None:
     go_on = asyncio.Event()
 
     async def slowly(exchange: Exchange) -> None:
@@ -43,8 +43,8 @@ async def test_an_answer_is_there_as_it_comes(talker: Talker) -> None:
             go_on.clear()
         await exchange.final()
 
-    talker.replies.append(slowly)
-    process = await talker.begin("g")
+    impostor.replies.append(slowly)
+    process = await impostor.begin("g")
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(b"count\n")
@@ -71,13 +71,13 @@ async def everything(exchange: Exchange) -> None:
     await exchange.final(lost=2)
 
 
-async def test_answers_only_but_with_verbose_all_else_on_stderr(talker: Talker) -> None:
-    talker.replies.extend([everything, everything])
-    done = await talker.run("g", "-m", "x")
+async def test_answers_only_but_with_verbose_all_else_on_stderr(impostor: Impostor) -> None:
+    impostor.replies.extend([everything, everything])
+    done = await impostor.run("g", "-m", "x")
     answer = 'Free.\n{"free": true}\n'
     lost = "2 events of this turn were lost; the server's log says why\n"
     assert (done.code, done.out, done.err) == (0, answer, lost)
-    done = await talker.run("g", "-m", "x", "--verbose")
+    done = await impostor.run("g", "-m", "x", "--verbose")
     assert (done.code, done.out) == (0, answer)
     assert done.err.splitlines() == [
         "-> look(room=4)",
@@ -88,9 +88,9 @@ async def test_answers_only_but_with_verbose_all_else_on_stderr(talker: Talker) 
     ]
 
 
-async def test_json_is_every_event(talker: Talker) -> None:
-    talker.replies.append(everything)
-    done = await talker.run("g", "-m", "x", "--json", "--session", "s")
+async def test_json_is_every_event(impostor: Impostor) -> None:
+    impostor.replies.append(everything)
+    done = await impostor.run("g", "-m", "x", "--json", "--session", "s")
     events = [json.loads(line) for line in done.out.splitlines()]
     assert events[0] == {"type": "turn", "turn": "turn-1", "channel": "the/channel", "graph": "g", "session": "s"}
     kinds = "thought tool_call tool_result text text structured source usage something_new final"
@@ -98,20 +98,20 @@ async def test_json_is_every_event(talker: Talker) -> None:
     assert (done.code, done.err) == (0, "")
 
 
-async def test_into_a_pipe_an_answer_goes_as_it_is(talker: Talker) -> None:
-    talker.replies.extend([says(HOSTILE), says("日\ud83d")])
-    assert (await talker.run("g", "-m", "x")).out == HOSTILE
-    assert (await talker.run("g", "-m", "x", PYTHONIOENCODING="ascii")).out == "\\u65e5\\ud83d\n"
+async def test_into_a_pipe_an_answer_goes_as_it_is(impostor: Impostor) -> None:
+    impostor.replies.extend([says(HOSTILE), says("日\ud83d")])
+    assert (await impostor.run("g", "-m", "x")).out == HOSTILE
+    assert (await impostor.run("g", "-m", "x", PYTHONIOENCODING="ascii")).out == "\\u65e5\\ud83d\n"
 
 
-async def test_a_failed_turn_does_not_keep_the_other_lines_from_theirs(talker: Talker) -> None:
+async def test_a_failed_turn_does_not_keep_the_other_lines_from_theirs(impostor: Impostor) -> None:
     async def fails(exchange: Exchange) -> None:
         await exchange.begin()
         await exchange.say("half of")
         await exchange.fail("agent_error", "no \x1b[2J such thing")
 
-    talker.replies.extend([fails, refuses(Cause.GRAPH_UNKNOWN, "no graph 'g'"), says("well")])
-    done = await talker.run("g", lines=b"a\nb\nc\n")
+    impostor.replies.extend([fails, refuses(Cause.GRAPH_UNKNOWN, "no graph 'g'"), says("well")])
+    done = await impostor.run("g", lines=b"a\nb\nc\n")
     assert (done.code, done.out) == (1, "half of\nwell\n")
     assert done.err.splitlines() == [
         "agentd: the agent raised an error [agent_error]",
@@ -121,8 +121,8 @@ async def test_a_failed_turn_does_not_keep_the_other_lines_from_theirs(talker: T
         "  detail: no graph 'g'",
         "  next step: choose one that `agentd graphs` lists",
     ]
-    talker.replies.extend([fails])
-    done = await talker.run("g", "--json", "-m", "a")
+    impostor.replies.extend([fails])
+    done = await impostor.run("g", "--json", "-m", "a")
     assert [json.loads(line)["type"] for line in done.out.splitlines()] == ["turn", "text", "error"]
     assert (done.code, json.loads(done.err)["error"]["cause"]) == (1, "agent_error")
 
@@ -193,9 +193,9 @@ async def huge_chunk(exchange: Exchange) -> None:
         (huge_chunk, "connection_lost", ""),
     ],
 )
-async def test_an_answer_that_breaks_off(talker: Talker, reply: Any, cause: str, detail: str) -> None:
-    talker.replies.extend([reply, says("well")])
-    done = await talker.run("g", "--json", lines=b"a\nb\n")
+async def test_an_answer_that_breaks_off(impostor: Impostor, reply: Any, cause: str, detail: str) -> None:
+    impostor.replies.extend([reply, says("well")])
+    done = await impostor.run("g", "--json", lines=b"a\nb\n")
     assert [event["text"] for line in done.out.splitlines() if (event := json.loads(line)).get("text")] == [
         "half of",
         "well",
@@ -207,24 +207,24 @@ async def test_an_answer_that_breaks_off(talker: Talker, reply: Any, cause: str,
     assert error["next_step"]
 
 
-async def test_silence(talker: Talker) -> None:
+async def test_silence(impostor: Impostor) -> None:
     async def falls_silent(exchange: Exchange) -> None:
         await exchange.begin()
         await exchange.say("half of")
         await asyncio.Event().wait()
 
-    talker.replies.append(falls_silent)
-    done = await talker.run("g", "-m", "x", patch="asking.SILENCE_SECONDS = 0.2")
+    impostor.replies.append(falls_silent)
+    done = await impostor.run("g", "-m", "x", patch="asking.SILENCE_SECONDS = 0.2")
     assert (done.code, done.out) == (1, "half of\n")
     assert done.err.splitlines()[:2] == [
         "agentd: the answer broke off [connection_lost]",
-        f"  detail: agentd at {talker.url} has said nothing for 0.2 s",
+        f"  detail: agentd at {impostor.url} has said nothing for 0.2 s",
     ]
     async with asyncio.timeout(SECONDS):
-        await talker.exchanges[0].gone.wait()
+        await impostor.exchanges[0].gone.wait()
 
 
-async def test_signs_of_life_are_no_silence(talker: Talker) -> None:
+async def test_signs_of_life_are_no_silence(impostor: Impostor) -> None:
     async def lives(exchange: Exchange) -> None:
         await exchange.begin()
         for _ in range(20):
@@ -233,13 +233,13 @@ async def test_signs_of_life_are_no_silence(talker: Talker) -> None:
         await exchange.say("at last")
         await exchange.final()
 
-    talker.replies.append(lives)
-    done = await talker.run("g", "-m", "x", patch="asking.SILENCE_SECONDS = 0.8")
+    impostor.replies.append(lives)
+    done = await impostor.run("g", "-m", "x", patch="asking.SILENCE_SECONDS = 0.8")
     assert (done.code, done.out) == (0, "at last\n")
 
 
 @pytest.mark.parametrize("patience", ["", "asking.REST_SECONDS = 0.1"])
-async def test_a_server_that_goes_on_after_the_end(talker: Talker, patience: str) -> None:
+async def test_a_server_that_goes_on_after_the_end(impostor: Impostor, patience: str) -> None:
     async def never_ends(exchange: Exchange) -> None:
         await says("done")(exchange)
         if patience:
@@ -247,32 +247,32 @@ async def test_a_server_that_goes_on_after_the_end(talker: Talker, patience: str
         while True:
             await exchange.say("more")
 
-    talker.replies.append(never_ends)
-    done = await talker.run("g", "-m", "x", patch=patience)
+    impostor.replies.append(never_ends)
+    done = await impostor.run("g", "-m", "x", patch=patience)
     assert (done.code, done.out, done.err) == (0, "done\n", "")
 
 
-async def test_wrong_token_other_server_no_server(talker: Talker) -> None:
-    done = await talker.run("g", lines=b"a\nb\n", AGENTD_TOKEN="wrong")
-    assert (done.code, done.out, talker.exchanges) == (1, "", [])
+async def test_wrong_token_other_server_no_server(impostor: Impostor) -> None:
+    done = await impostor.run("g", lines=b"a\nb\n", AGENTD_TOKEN="wrong")
+    assert (done.code, done.out, impostor.exchanges) == (1, "", [])
     assert done.err.count("agentd: the request carries no valid bearer token [unauthorized]\n") == 2
-    done = await talker.run("g", "-m", "x", "--server", talker.url + "/elsewhere")
+    done = await impostor.run("g", "-m", "x", "--server", impostor.url + "/elsewhere")
     assert (done.code, done.err.splitlines()[1]) == (1, "  detail: HTTP 404, 14 bytes of text/plain")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        done = await talker.run("g", "--server", f"http://127.0.0.1:{free.getsockname()[1]}", lines=b"a\nb\n")
+        done = await impostor.run("g", "--server", f"http://127.0.0.1:{free.getsockname()[1]}", lines=b"a\nb\n")
     assert (done.code, done.out) == (3, "")
     assert done.err.count("[unreachable]") == 1
 
 
-async def test_an_answer_that_is_no_stream(talker: Talker) -> None:
+async def test_an_answer_that_is_no_stream(impostor: Impostor) -> None:
     async def whole(exchange: Exchange) -> Any:
         from aiohttp import web
 
         return web.json_response({"turn": exchange.id, "text": "hello"})
 
-    talker.replies.append(whole)
-    done = await talker.run("g", "-m", "x")
+    impostor.replies.append(whole)
+    done = await impostor.run("g", "-m", "x")
     assert (done.code, done.err.splitlines()[1]) == (1, "  detail: HTTP 200, no events of application/json")
 
 
@@ -286,19 +286,19 @@ async def test_an_answer_that_is_no_stream(talker: Talker) -> None:
         (("g",), b"x" * (1 << 20) + b"x\n"),
     ],
 )
-async def test_wrong_usage(talker: Talker, arguments: Any, lines: bytes) -> None:
-    done = await talker.run(*arguments, lines=lines)
-    assert (done.code, done.out, talker.exchanges) == (2, "", [])
+async def test_wrong_usage(impostor: Impostor, arguments: Any, lines: bytes) -> None:
+    done = await impostor.run(*arguments, lines=lines)
+    assert (done.code, done.out, impostor.exchanges) == (2, "", [])
     assert "Traceback" not in done.err
 
 
-async def test_the_longest_line(talker: Talker) -> None:
-    talker.replies.extend([says("long"), says("short")])
-    done = await talker.run("g", lines=b"x" * (1 << 20) + b"\ny\n")
+async def test_the_longest_line(impostor: Impostor) -> None:
+    impostor.replies.extend([says("long"), says("short")])
+    done = await impostor.run("g", lines=b"x" * (1 << 20) + b"\ny\n")
     assert (done.code, done.out, done.err) == (0, "long\nshort\n", "")
 
 
-async def test_ctrl_c_cancels_and_leaves(talker: Talker) -> None:
+async def test_ctrl_c_cancels_and_leaves(impostor: Impostor) -> None:
     async def until_cancelled(exchange: Exchange) -> None:
         await exchange.begin()
         await exchange.say("half of")
@@ -306,8 +306,8 @@ async def test_ctrl_c_cancels_and_leaves(talker: Talker) -> None:
         await exchange.say(" it")
         await exchange.fail("turn_cancelled")
 
-    talker.replies.append(until_cancelled)
-    process = await talker.begin("g")
+    impostor.replies.append(until_cancelled)
+    process = await impostor.begin("g")
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(b"count\nnever asked\n")
@@ -316,13 +316,13 @@ async def test_ctrl_c_cancels_and_leaves(talker: Talker) -> None:
         process.send_signal(signal.SIGINT)
         out, err = await process.communicate()
     assert (process.returncode, out, err) == (130, b" it\n", b"")
-    assert talker.deleted == ["/channels/the/channel/turns/turn-1"]
-    assert len(talker.exchanges) == 1
+    assert impostor.deleted == ["/channels/the/channel/turns/turn-1"]
+    assert len(impostor.exchanges) == 1
 
 
-async def test_ctrl_c_while_nothing_is_asked(talker: Talker) -> None:
-    talker.replies.append(says("hello"))
-    process = await talker.begin("g")
+async def test_ctrl_c_while_nothing_is_asked(impostor: Impostor) -> None:
+    impostor.replies.append(says("hello"))
+    process = await impostor.begin("g")
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(b"x\n")
@@ -333,14 +333,14 @@ async def test_ctrl_c_while_nothing_is_asked(talker: Talker) -> None:
     assert (process.returncode, out, err) == (130, b"", b"")
 
 
-async def test_a_reader_that_goes_away_is_no_traceback(talker: Talker) -> None:
+async def test_a_reader_that_goes_away_is_no_traceback(impostor: Impostor) -> None:
     async def endless(exchange: Exchange) -> None:
         await exchange.begin()
         while True:
             await exchange.say("more\n")
 
-    talker.replies.append(endless)
-    process = await talker.begin("g", "-m", "x")
+    impostor.replies.append(endless)
+    process = await impostor.begin("g", "-m", "x")
     assert process.stdout is not None
     assert process.stderr is not None
     async with asyncio.timeout(SECONDS):
@@ -348,5 +348,5 @@ async def test_a_reader_that_goes_away_is_no_traceback(talker: Talker) -> None:
         process._transport.get_pipe_transport(1).close()
         err = await process.stderr.read()
         await process.wait()
-        await talker.exchanges[0].gone.wait()
+        await impostor.exchanges[0].gone.wait()
     assert (process.returncode, err.decode()) == (1, "")

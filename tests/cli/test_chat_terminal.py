@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from supervisor.causes import Cause
-from tests.harness.talker import Exchange, Talker, refuses, says
+from tests.harness.impostor import Exchange, Impostor, refuses, says
 from tests.harness.terminal import CTRL_C, CTRL_D, ENTER, SECONDS, UP, Terminal
 
 PROMPT = "> "
@@ -37,9 +37,9 @@ async def leave(terminal: Terminal) -> str:
     return plain(terminal.shown[before:])
 
 
-async def test_question_and_answer(talker: Talker) -> None:
-    talker.replies.extend([says("Hello ", "日本 👨\u200d👩\u200d👧"), says("two\n")])
-    async with talker.terminal("friday", "--user", "ada") as terminal:
+async def test_question_and_answer(impostor: Impostor) -> None:
+    impostor.replies.extend([says("Hello ", "日本 👨\u200d👩\u200d👧"), says("two\n")])
+    async with impostor.terminal("friday", "--user", "ada") as terminal:
         head = await terminal.until(PROMPT)
         session = re.search(r"session (chat-[0-9a-f]+); /help", head)
         assert session is not None
@@ -51,11 +51,11 @@ async def test_question_and_answer(talker: Talker) -> None:
         await terminal.until(PROMPT)
         end = await leave(terminal)
     assert f"session {session[1]}, continue with: agentd chat friday --session {session[1]} --user ada\n" in end
-    asked = [(exchange.body["message"], exchange.body["session"]) for exchange in talker.exchanges]
+    asked = [(exchange.body["message"], exchange.body["session"]) for exchange in impostor.exchanges]
     assert asked == [("My name is Ada", session[1]), ("and ü?", session[1])]
 
 
-async def test_something_turns_while_there_is_nothing_to_see(talker: Talker) -> None:
+async def test_something_turns_while_there_is_nothing_to_see(impostor: Impostor) -> None:
     accepted, answered, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def slowly(exchange: Exchange) -> None:
@@ -68,8 +68,8 @@ async def test_something_turns_while_there_is_nothing_to_see(talker: Talker) -> 
         await exchange.say("It is free.")
         await exchange.final()
 
-    talker.replies.append(slowly)
-    async with talker.terminal("g") as terminal:
+    impostor.replies.append(slowly)
+    async with impostor.terminal("g") as terminal:
         await terminal.until(PROMPT)
         terminal.type("hi" + ENTER)
         frames = re.findall("[⠀-⣿]", await terminal.until("starting") + await terminal.until("⠼"))
@@ -99,8 +99,8 @@ async def everything(exchange: Exchange) -> None:
     await exchange.final(lost=2)
 
 
-async def test_all_that_an_agent_tells(talker: Talker) -> None:
-    talker.replies.extend([everything, everything])
+async def test_all_that_an_agent_tells(impostor: Impostor) -> None:
+    impostor.replies.extend([everything, everything])
     expected = [
         "hm, well",
         '<- look: failed: "no" (2.0 s)',
@@ -113,12 +113,12 @@ async def test_all_that_an_agent_tells(talker: Talker) -> None:
         "m, 9 tokens in, 4 tokens out, 13 in all, 1.23 s",
         "session s, continue with: agentd chat g --session s",
     ]
-    async with talker.terminal("g", "-m", "x", "--session", "s", "--verbose", TERM="dumb") as terminal:
+    async with impostor.terminal("g", "-m", "x", "--session", "s", "--verbose", TERM="dumb") as terminal:
         assert await terminal.end() == 0
         await terminal.until("continue with: agentd chat g --session s\r\n")
         assert "\x1b" not in terminal.shown
     assert terminal.shown.splitlines() == expected
-    async with talker.terminal("g", "-m", "x", "--session", "s") as terminal:
+    async with impostor.terminal("g", "-m", "x", "--session", "s") as terminal:
         assert await terminal.end() == 0
         await terminal.until("continue with: agentd chat g --session s")
     shown = terminal.shown.replace("\r\n", "\n")
@@ -126,9 +126,9 @@ async def test_all_that_an_agent_tells(talker: Talker) -> None:
     assert "13 in all" not in shown
 
 
-async def test_no_colour(talker: Talker) -> None:
-    talker.replies.append(everything)
-    async with talker.terminal("g", NO_COLOR="1") as terminal:
+async def test_no_colour(impostor: Impostor) -> None:
+    impostor.replies.append(everything)
+    async with impostor.terminal("g", NO_COLOR="1") as terminal:
         await terminal.until(PROMPT)
         terminal.type("x" + ENTER)
         await terminal.until("plan.md")
@@ -139,7 +139,7 @@ async def test_no_colour(talker: Talker) -> None:
 
 
 @pytest.mark.parametrize("piped", [False, True])
-async def test_nothing_an_agent_says_steers_the_terminal(talker: Talker, piped: bool) -> None:
+async def test_nothing_an_agent_says_steers_the_terminal(impostor: Impostor, piped: bool) -> None:
     hostile = "\x1b[2J\x1b]0;owned\x07\x9b31m\r\x08\x7f\u202eexe\u2066\ud83d"
 
     async def attacks(exchange: Exchange) -> None:
@@ -154,9 +154,9 @@ async def test_nothing_an_agent_says_steers_the_terminal(talker: Talker, piped: 
         await exchange.event(hostile.replace("\r", "").replace("\ud83d", ""), text=hostile)
         await exchange.event("error", cause=hostile, kind=hostile, message=hostile, next_step="!" + hostile, ms=0)
 
-    talker.replies.append(attacks)
+    impostor.replies.append(attacks)
     message = () if piped else ("-m", "x")
-    async with talker.terminal("g", "--verbose", *message, stdin=b"x\n" if piped else None, TERM="dumb") as terminal:
+    async with impostor.terminal("g", "--verbose", *message, stdin=b"x\n" if piped else None, TERM="dumb") as terminal:
         assert await terminal.end() == 1
         await terminal.until("next step")
         await terminal.until("\r\n")
@@ -165,17 +165,17 @@ async def test_nothing_an_agent_says_steers_the_terminal(talker: Talker, piped: 
     assert text.count("\\u202eexe\\u2066\\ud83d") >= 11
 
 
-async def test_into_a_terminal_from_a_pipe(talker: Talker) -> None:
-    talker.replies.append(says("\x1b[2Jhello"))
-    async with talker.terminal("g", stdin=b"hi\n") as terminal:
+async def test_into_a_terminal_from_a_pipe(impostor: Impostor) -> None:
+    impostor.replies.append(says("\x1b[2Jhello"))
+    async with impostor.terminal("g", stdin=b"hi\n") as terminal:
         assert await terminal.end() == 0
         await terminal.until("hello\r\n")
     assert terminal.shown == "\\x1b[2Jhello\r\n"
 
 
-async def test_ctrl_c_cancels_the_turn_and_the_prompt_comes_back(talker: Talker) -> None:
-    talker.replies.extend([until_cancelled, says("well")])
-    async with talker.terminal("g") as terminal:
+async def test_ctrl_c_cancels_the_turn_and_the_prompt_comes_back(impostor: Impostor) -> None:
+    impostor.replies.extend([until_cancelled, says("well")])
+    async with impostor.terminal("g") as terminal:
         await terminal.until(PROMPT)
         terminal.type("count" + ENTER)
         await terminal.until("half of")
@@ -186,28 +186,28 @@ async def test_ctrl_c_cancels_the_turn_and_the_prompt_comes_back(talker: Talker)
         await terminal.until("well\r\n")
         await terminal.until(PROMPT)
         await leave(terminal)
-    assert talker.deleted == ["/channels/the/channel/turns/turn-1"]
+    assert impostor.deleted == ["/channels/the/channel/turns/turn-1"]
     assert "Traceback" not in terminal.shown
     assert "agentd:" not in terminal.shown
 
 
-async def test_ctrl_c_before_there_is_a_turn(talker: Talker) -> None:
+async def test_ctrl_c_before_there_is_a_turn(impostor: Impostor) -> None:
     async def never_begins(_: Exchange) -> None:
         await asyncio.Event().wait()
 
-    talker.replies.append(never_begins)
-    async with talker.terminal("g") as terminal:
+    impostor.replies.append(never_begins)
+    async with impostor.terminal("g") as terminal:
         await terminal.until(PROMPT)
         terminal.type("count" + ENTER)
         await terminal.until("starting")
-        await talker.asked.wait()
+        await impostor.asked.wait()
         terminal.type(CTRL_C)
         await terminal.until("cancelled")
         await terminal.until(PROMPT)
         await leave(terminal)
     async with asyncio.timeout(SECONDS):
-        await talker.exchanges[0].gone.wait()
-    assert talker.deleted == []
+        await impostor.exchanges[0].gone.wait()
+    assert impostor.deleted == []
 
 
 async def goes_on(exchange: Exchange) -> None:
@@ -218,11 +218,11 @@ async def goes_on(exchange: Exchange) -> None:
 
 
 @pytest.mark.parametrize("deletes", [True, False])
-async def test_ctrl_c_although_the_server_does_not_end_the_turn(talker: Talker, deletes: bool) -> None:
-    talker.replies.append(goes_on)
-    talker.deletes = deletes
+async def test_ctrl_c_although_the_server_does_not_end_the_turn(impostor: Impostor, deletes: bool) -> None:
+    impostor.replies.append(goes_on)
+    impostor.deletes = deletes
     patch = "asking.REST_SECONDS = asking.CANCEL_SECONDS = 0.2"
-    async with talker.terminal("g", patch=patch) as terminal:
+    async with impostor.terminal("g", patch=patch) as terminal:
         await terminal.until(PROMPT)
         terminal.type("count" + ENTER)
         await terminal.until("more more ")
@@ -231,32 +231,32 @@ async def test_ctrl_c_although_the_server_does_not_end_the_turn(talker: Talker, 
         await terminal.until(PROMPT)
         await leave(terminal)
     async with asyncio.timeout(SECONDS):
-        await talker.exchanges[0].gone.wait()
-    assert len(talker.deleted) == 1
+        await impostor.exchanges[0].gone.wait()
+    assert len(impostor.deleted) == 1
 
 
-async def test_a_second_ctrl_c_ends_the_program(talker: Talker) -> None:
+async def test_a_second_ctrl_c_ends_the_program(impostor: Impostor) -> None:
     async def goes_on_quietly(exchange: Exchange) -> None:
         await exchange.begin()
         await exchange.say("half of")
         await asyncio.Event().wait()
 
-    talker.replies.append(goes_on_quietly)
-    talker.deletes = False
-    async with talker.terminal("g", "--session", "s") as terminal:
+    impostor.replies.append(goes_on_quietly)
+    impostor.deletes = False
+    async with impostor.terminal("g", "--session", "s") as terminal:
         await terminal.until(PROMPT)
         terminal.type("count" + ENTER)
         await terminal.until("half of")
         terminal.type(CTRL_C)
-        await talker.deleting.wait()
+        await impostor.deleting.wait()
         await terminal.press_until(CTRL_C, "continue with: agentd chat g --session s")
         assert await terminal.end() == 130
     assert "Traceback" not in terminal.shown
 
 
-async def test_ctrl_c_at_the_prompt(talker: Talker) -> None:
-    talker.replies.append(says("well"))
-    async with talker.terminal("g") as terminal:
+async def test_ctrl_c_at_the_prompt(impostor: Impostor) -> None:
+    impostor.replies.append(says("well"))
+    async with impostor.terminal("g") as terminal:
         await terminal.until(PROMPT)
         await terminal.press_until(CTRL_C, "leave with Ctrl-D or /quit")
         await terminal.until(PROMPT)
@@ -267,12 +267,12 @@ async def test_ctrl_c_at_the_prompt(talker: Talker) -> None:
         await terminal.until("well\r\n")
         await terminal.until(PROMPT)
         await leave(terminal)
-    assert [exchange.body["message"] for exchange in talker.exchanges] == ["whole"]
+    assert [exchange.body["message"] for exchange in impostor.exchanges] == ["whole"]
 
 
-async def test_commands(talker: Talker) -> None:
-    talker.replies.extend([says("one"), says("two")])
-    async with talker.terminal("g", "--session", "first") as terminal:
+async def test_commands(impostor: Impostor) -> None:
+    impostor.replies.extend([says("one"), says("two")])
+    async with impostor.terminal("g", "--session", "first") as terminal:
         await terminal.until(PROMPT)
         for typed, shown in (
             ("/help", "/new      begin a new session"),
@@ -288,12 +288,12 @@ async def test_commands(talker: Talker) -> None:
             await terminal.until(PROMPT)
         terminal.type("/quit" + ENTER)
         assert await terminal.end() == 0
-    [first, second] = [exchange.body for exchange in talker.exchanges]
+    [first, second] = [exchange.body for exchange in impostor.exchanges]
     assert (first["message"], first["session"]) == (" /etc/hosts is what?", "first")
     assert (second["message"], second["session"][:5]) == ("more", "chat-")
 
 
-async def test_what_fails_is_told_and_the_prompt_comes_back(talker: Talker) -> None:
+async def test_what_fails_is_told_and_the_prompt_comes_back(impostor: Impostor) -> None:
     async def dies(exchange: Exchange) -> None:
         await exchange.begin()
         await exchange.say("half of")
@@ -303,8 +303,8 @@ async def test_what_fails_is_told_and_the_prompt_comes_back(talker: Talker) -> N
         await exchange.begin()
         exchange.cut()
 
-    talker.replies.extend([dies, refuses(Cause.GRAPH_UNKNOWN, "no graph 'g'"), cut, says("well")])
-    async with talker.terminal("g") as terminal:
+    impostor.replies.extend([dies, refuses(Cause.GRAPH_UNKNOWN, "no graph 'g'"), cut, says("well")])
+    async with impostor.terminal("g") as terminal:
         await terminal.until(PROMPT)
         for told in (
             "[crashed]\r\n  detail: killed by signal 9\r\n  next step: do this",
@@ -314,12 +314,12 @@ async def test_what_fails_is_told_and_the_prompt_comes_back(talker: Talker) -> N
             terminal.type("hi" + ENTER)
             await terminal.until(told)
             await terminal.until(PROMPT)
-        port = int(talker.url.rpartition(":")[2])
-        await talker.stop_listening()
+        port = int(impostor.url.rpartition(":")[2])
+        await impostor.stop_listening()
         terminal.type("hi" + ENTER)
         await terminal.until("[unreachable]")
         await terminal.until(PROMPT)
-        await talker.listen(port)
+        await impostor.listen(port)
         terminal.type("hi" + ENTER)
         await terminal.until("well\r\n")
         await terminal.until(PROMPT)
@@ -328,61 +328,61 @@ async def test_what_fails_is_told_and_the_prompt_comes_back(talker: Talker) -> N
 
 
 @pytest.fixture
-def history(talker: Talker) -> Path:
-    return talker.folder / ".local" / "state" / "agentd" / "chat_history"
+def history(impostor: Impostor) -> Path:
+    return impostor.folder / ".local" / "state" / "agentd" / "chat_history"
 
 
-async def test_history(talker: Talker, history: Path) -> None:
-    talker.replies.extend([says("one"), says("two"), says("three")])
+async def test_history(impostor: Impostor, history: Path) -> None:
+    impostor.replies.extend([says("one"), says("two"), says("three")])
     for typed, answer in (("first ü", "one"), (UP, "two")):  # the second time it is of the chat before
-        async with talker.terminal("g") as terminal:
+        async with impostor.terminal("g") as terminal:
             await terminal.until(PROMPT)
             terminal.type(typed + ENTER)
             await terminal.until(f"{answer}\r\n")
             await terminal.until(PROMPT)
             await leave(terminal)
-    assert [exchange.body["message"] for exchange in talker.exchanges] == ["first ü", "first ü"]
+    assert [exchange.body["message"] for exchange in impostor.exchanges] == ["first ü", "first ü"]
     assert [json.loads(line) for line in history.read_text().splitlines()] == ["first ü", "first ü"]
     assert stat.S_IMODE(history.stat().st_mode) == 0o600
     assert stat.S_IMODE(history.parent.stat().st_mode) == 0o700
-    async with talker.terminal("g", "--no-history") as terminal:
+    async with impostor.terminal("g", "--no-history") as terminal:
         await terminal.until(PROMPT)
         terminal.type(UP + "x" + ENTER)
         await terminal.until("three\r\n")
         await terminal.until(PROMPT)
         await leave(terminal)
-    assert talker.exchanges[-1].body["message"] == "x"
+    assert impostor.exchanges[-1].body["message"] == "x"
     assert len(history.read_text().splitlines()) == 2
 
 
-async def test_a_history_out_of_bounds_is_cut(talker: Talker, history: Path) -> None:
-    talker.replies.append(says("one"))
-    other = talker.folder / "xdg" / "agentd" / "chat_history"
+async def test_a_history_out_of_bounds_is_cut(impostor: Impostor, history: Path) -> None:
+    impostor.replies.append(says("one"))
+    other = impostor.folder / "xdg" / "agentd" / "chat_history"
     other.parent.mkdir(parents=True)
     lines = [json.dumps(f"question {number}") for number in range(5000)]
     other.write_text("\n".join(["garbage \x1b", "[" * 5000, '"\\ud800"', *lines, "5", ""]))
     other.chmod(0o644)
-    async with talker.terminal("g", XDG_STATE_HOME=str(talker.folder / "xdg")) as terminal:
+    async with impostor.terminal("g", XDG_STATE_HOME=str(impostor.folder / "xdg")) as terminal:
         await terminal.until(PROMPT)
         terminal.type(UP + ENTER)
         await terminal.until("one\r\n")
         await terminal.until(PROMPT)
         await leave(terminal)
-    assert talker.exchanges[0].body["message"] == "question 4999"
+    assert impostor.exchanges[0].body["message"] == "question 4999"
     assert len(other.read_text().splitlines()) == 1001
     assert stat.S_IMODE(other.stat().st_mode) == 0o600
     assert not history.exists()
 
 
 @pytest.mark.parametrize("kind", ["folder", "fifo", "under a file"])
-async def test_a_history_that_cannot_be(talker: Talker, history: Path, kind: str) -> None:
-    talker.replies.append(says("one"))
+async def test_a_history_that_cannot_be(impostor: Impostor, history: Path, kind: str) -> None:
+    impostor.replies.append(says("one"))
     if kind == "under a file":
-        (talker.folder / ".local").write_text("")
+        (impostor.folder / ".local").write_text("")
     else:
         history.parent.mkdir(parents=True)
         history.mkdir() if kind == "folder" else os.mkfifo(history)
-    async with talker.terminal("g", columns=200) as terminal:
+    async with impostor.terminal("g", columns=200) as terminal:
         assert "no history is kept: " in await terminal.until(PROMPT)
         terminal.type("hi" + ENTER)
         await terminal.until("one\r\n")
@@ -390,7 +390,7 @@ async def test_a_history_that_cannot_be(talker: Talker, history: Path, kind: str
         await leave(terminal)
 
 
-async def test_long_answers_and_long_lines(talker: Talker) -> None:
+async def test_long_answers_and_long_lines(impostor: Impostor) -> None:
     async def long(exchange: Exchange) -> None:
         await exchange.begin()
         await exchange.event("tool_call", id="1", name="look", arguments={"text": "日" * 500_000})
@@ -399,8 +399,8 @@ async def test_long_answers_and_long_lines(talker: Talker) -> None:
         await exchange.say("END")
         await exchange.final()
 
-    talker.replies.append(long)
-    async with talker.terminal("g", columns=60) as terminal:
+    impostor.replies.append(long)
+    async with impostor.terminal("g", columns=60) as terminal:
         await terminal.until(PROMPT)
         terminal.type("hi" + ENTER)
         call = await terminal.until("…")
@@ -411,12 +411,12 @@ async def test_long_answers_and_long_lines(talker: Talker) -> None:
     assert terminal.shown.count("wörter") == 300_000
 
 
-async def test_lines_that_are_pasted(talker: Talker) -> None:
-    talker.replies.append(says("one"))
-    async with talker.terminal("g") as terminal:
+async def test_lines_that_are_pasted(impostor: Impostor) -> None:
+    impostor.replies.append(says("one"))
+    async with impostor.terminal("g") as terminal:
         await terminal.until(PROMPT)
         terminal.type("\x1b[200~one\ntwo\x1b[201~" + ENTER)
         await terminal.until("one\r\n\r\n")
         await terminal.until(PROMPT)
         await leave(terminal)
-    assert talker.exchanges[0].body["message"] in ("one\ntwo", "one\rtwo")
+    assert impostor.exchanges[0].body["message"] in ("one\ntwo", "one\rtwo")

@@ -17,7 +17,7 @@ from tests.conftest import ZOO
 from tests.harness import Agentd, leaks
 from tests.harness.postgres import Postgres, PostgresMissingError
 from tests.harness.server import PATIENCE
-from tests.harness.talk import TALKER, ask, body, events, faults, in_channel, stream, text_of, turn_rows
+from tests.harness.talk import TALKER, ask, body, events, in_channel, stream, text_of, turn_rows
 
 DISK = 8 * 1024 * 1024
 
@@ -107,7 +107,7 @@ LONG: list[list[Any]] = [["paced", [60, 0.05]]]
 async def test_a_full_disk(disk: Path, agentd: Agentd) -> None:
     await begin(agentd, disk, AGENTD_SESSION_WAIT_SECONDS="0.2")
     filling: list[Path] = []
-    await unharmed(agentd, LONG, lambda: filling.append(fill(disk)), lambda: filling[0].unlink())
+    await unharmed(agentd, LONG, lambda: filling.append(fill(disk)), lambda: filling.pop().unlink())
     assert await agentd.stop() == 0
     assert all(row["ended_at"] is not None for row in turn_rows(agentd, disk / "store.db").values())
 
@@ -171,6 +171,17 @@ async def test_a_second_server_on_the_same_store_fails_and_harms_no_one(agentd: 
     assert found[-1]["event"] == "final"
     assert (await ask(agentd, ["history", None], session="s"))["status"] == 200
     assert faults(agentd) == []
+
+
+async def test_a_store_that_is_full_when_the_server_starts(disk: Path, agentd: Agentd) -> None:
+    filling = fill(disk)
+    process = await serve(agentd, disk / "store.db")
+    assert process.returncode == 1
+    assert b"store.db" in process.stderr
+    assert b"Traceback" not in process.stderr
+    filling.unlink()
+    await begin(agentd, disk)
+    assert (await ask(agentd, ["say", "x"], session="s"))["status"] == 200
 
 
 # ---------------------------------------------------------------------- PostgreSQL

@@ -1,12 +1,9 @@
-"""A server on loopback that speaks the API of turns as it is told to, well or badly, and the command in front of it."""
+"""A server on loopback that speaks the API of turns, as agentd does, as it is told to, well or badly."""
 
 import asyncio
 import json
-import os
-import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +11,7 @@ from aiohttp import web
 
 from supervisor.causes import Cause, Refusal
 from supervisor.http.envelope import ROWS, native_failure
-from tests.harness import leaks
-from tests.harness.terminal import SECONDS, Terminal
+from tests.harness.caller import Caller
 
 TOKEN = "t0ken"
 
@@ -82,26 +78,17 @@ def refuses(cause: Cause, detail: str) -> Reply:
     return reply
 
 
-@dataclass
-class Done:
-    code: int
-    out: str
-    err: str
-
-
-class Talker:
+class Impostor(Caller):
     """The server: each turn is answered by the next of `replies`."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        super().__init__(folder, token=TOKEN)
         self.replies: deque[Reply] = deque()
         self.exchanges: list[Exchange] = []
         self.deleted: list[str] = []
         self.asked = asyncio.Event()
         self.deleting = asyncio.Event()
-        self.processes: list[asyncio.subprocess.Process] = []
         self.deletes = True  # it answers who cancels
-        self.url = ""
 
     async def open(self) -> None:
         app = web.Application(client_max_size=1 << 30)
@@ -141,45 +128,3 @@ class Talker:
             if exchange.id == request.match_info["turn"]:
                 exchange.cancelled.set()
         return web.json_response({"turn": request.match_info["turn"], "cause": "turn_cancelled"})
-
-    # ------------------------------------------------------------------ the command
-
-    @property
-    def environment(self) -> dict[str, str]:
-        kept = {name: os.environ[name] for name in ("PATH", leaks.MARK)}
-        return {**kept, "AGENTD_SERVER": self.url, "AGENTD_TOKEN": TOKEN, "HOME": str(self.folder)}
-
-    def command(self, *arguments: str, patch: str = "") -> list[str]:
-        if not patch:
-            return [sys.executable, "-m", "supervisor", "chat", *arguments]
-        code = f"import sys; from supervisor.cli import asking, main; {patch}; sys.exit(main(sys.argv[1:]))"
-        return [sys.executable, "-c", code, "chat", *arguments]
-
-    async def begin(self, *arguments: str, patch: str = "", **variables: str) -> asyncio.subprocess.Process:
-        pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(
-            *self.command(*arguments, patch=patch),
-            cwd=self.folder,
-            env={**self.environment, **variables},
-            stdin=pipe,
-            stdout=pipe,
-            stderr=pipe,
-        )
-        self.processes.append(process)
-        return process
-
-    async def run(self, *arguments: str, lines: bytes = b"", patch: str = "", **variables: str) -> Done:
-        process = await self.begin(*arguments, patch=patch, **variables)
-        async with asyncio.timeout(SECONDS):
-            out, err = await process.communicate(lines)
-        return Done(process.returncode or 0, out.decode(errors="surrogateescape"), err.decode())
-
-    def terminal(
-        self, *arguments: str, patch: str = "", stdin: bytes | None = None, columns: int = 100, **variables: str
-    ) -> Terminal:
-        """The command in a terminal; with `stdin` that is a file with this content."""
-        command = self.command(*arguments, patch=patch)
-        if stdin is not None:
-            (self.folder / "stdin").write_bytes(stdin)
-            command = ["/bin/sh", "-c", '"$@" < stdin', "sh", *command]
-        return Terminal(command, {**self.environment, **variables}, self.folder, columns)
