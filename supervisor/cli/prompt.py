@@ -6,7 +6,8 @@ import os
 import readline
 import signal
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -67,8 +68,8 @@ class LineDropped(Exception):  # noqa: N818 - what a person does is no error
         self.typed = typed
 
 
-def _drop_line(*_: object) -> None:
-    raise LineDropped(readline.get_line_buffer())  # which is lost a moment later
+class _Resumed(LineDropped):
+    """The program was stopped at the prompt, and goes on: meanwhile the shell had the terminal its own way."""
 
 
 class Prompt:
@@ -85,14 +86,46 @@ class Prompt:
 
     def ask(self) -> str:
         """The next line. Raises EOFError for Ctrl-D, LineDropped for Ctrl-C."""
-        before = signal.signal(signal.SIGINT, _drop_line)
-        try:
-            line = input(self._sign)
-        finally:
-            signal.signal(signal.SIGINT, before)
-        if line.strip():
-            self._history.add(line)
-        return line
+        typed = ""
+        while True:
+            try:
+                with _on(signal.SIGINT, LineDropped), _on(signal.SIGCONT, _Resumed), _typed_already(typed):
+                    line = input(self._sign)
+            except _Resumed as resumed:
+                typed = resumed.typed
+            else:
+                if line.strip():
+                    self._history.add(line)
+                return line
+
+
+@contextmanager
+def _on(number: signal.Signals, dropped: type[LineDropped]) -> Iterator[None]:
+    """Meanwhile this signal ends the input; what is typed is lost a moment later, so it is taken along."""
+
+    def handler(*_: object) -> None:
+        raise dropped(readline.get_line_buffer())
+
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+@contextmanager
+def _typed_already(text: str) -> Iterator[None]:
+    """Meanwhile an input begins with this text."""
+
+    def insert() -> None:
+        readline.insert_text(text)
+        readline.redisplay()
+
+    readline.set_pre_input_hook(insert if text else None)
+    try:
+        yield
+    finally:
+        readline.set_pre_input_hook(None)
 
 
 def history_file(environ: Mapping[str, str]) -> Path | None:

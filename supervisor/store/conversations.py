@@ -34,6 +34,8 @@ log = structlog.get_logger("supervisor.store")
 MOST_ROWS: Final = 1000
 PAGE_BYTES: Final = 4 * 1024 * 1024  # of turns read at once; a page has at least one
 ROW_BYTES: Final = 512  # of a record besides its texts
+LARGE: Final = 256 * 1024  # characters of an ending
+LARGE_AT_ONCE: Final = 4
 
 
 class Conversations:
@@ -47,6 +49,7 @@ class Conversations:
         self._instance = instance
         self._history_messages = history_messages
         self._history_bytes = history_bytes
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
 
     async def begin(self, record: TurnBegun, seconds: float) -> None:
         """Write that a turn begins; raises StoreError when that is not done within `seconds`."""
@@ -69,9 +72,22 @@ class Conversations:
 
     async def end(self, record: TurnEnded, seconds: float) -> None:
         """Write how a turn ended: kept until it is done, awaited for `seconds` at most."""
-        done = asyncio.get_running_loop().create_future()
-        self._writer.put(ended_work(record, done))
-        await asyncio.wait({done}, timeout=seconds)
+        # Large ones come a few at a time: many that end at once must neither hold the loop nor overflow what may wait.
+        waits = len(record.text) + len(record.thoughts) > LARGE and await self._place(seconds)
+        try:
+            done = asyncio.get_running_loop().create_future()
+            self._writer.put(ended_work(record, done))
+            await asyncio.wait({done}, timeout=seconds)
+        finally:
+            if waits:
+                self._large.release()
+
+    async def _place(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._large.acquire()
+        except TimeoutError:
+            return False
 
     async def load(self, key: ConversationKey) -> Conversation:
         """The conversation, empty when there is none. Raises StoreError."""

@@ -6,7 +6,7 @@ import orjson
 
 Event = dict[str, Any]
 
-MAX_CHARACTERS: Final = 4 * 1024 * 1024  # of the answer, and of the thoughts
+MAX_CHARACTERS: Final = 2 * 1024 * 1024  # of the answer, and of the thoughts
 MAX_LISTED: Final = 4096  # tool calls, and sources
 MAX_BYTES: Final = 4 * 1024 * 1024  # of JSON: tool calls with their results, and sources
 BLOCK: Final = 512  # pieces that are kept apart

@@ -270,6 +270,22 @@ async def test_ctrl_c_at_the_prompt(impostor: Impostor) -> None:
     assert [exchange.body["message"] for exchange in impostor.exchanges] == ["whole"]
 
 
+async def test_what_was_typed_before_the_program_was_stopped(impostor: Impostor) -> None:
+    impostor.replies.append(says("well"))
+    async with impostor.terminal("g") as terminal:
+        await terminal.until(PROMPT)
+        terminal.type("half ü")
+        await terminal.until("half ü")
+        terminal.resume()
+        await terminal.until(PROMPT)
+        await terminal.until("half ü")
+        terminal.type(" whole" + ENTER)
+        await terminal.until("well\r\n")
+        await terminal.until(PROMPT)
+        await leave(terminal)
+    assert [exchange.body["message"] for exchange in impostor.exchanges] == ["half ü whole"]
+
+
 async def test_commands(impostor: Impostor) -> None:
     impostor.replies.extend([says("one"), says("two")])
     async with impostor.terminal("g", "--session", "first") as terminal:

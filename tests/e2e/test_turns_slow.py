@@ -116,7 +116,8 @@ async def test_a_server_stops_quickly_with_stalled_readers(server: Agentd) -> No
     assert faults(server) == []
 
 
-async def test_sixty_four_stalled_readers_disturb_nobody_and_take_no_more_memory(server: Agentd) -> None:
+async def test_sixty_four_stalled_readers_disturb_nobody_and_take_no_more_memory(agentd: Agentd) -> None:
+    server = await agentd.start(graphs=[TALKER])
     assert server.process is not None
     await server.begin("lobby", "talker")
     loop = asyncio.get_running_loop()

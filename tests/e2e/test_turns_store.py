@@ -17,7 +17,7 @@ from tests.conftest import ZOO
 from tests.harness import Agentd, leaks
 from tests.harness.postgres import Postgres, PostgresMissingError
 from tests.harness.server import PATIENCE
-from tests.harness.talk import TALKER, ask, body, events, in_channel, stream, text_of, turn_rows
+from tests.harness.talk import TALKER, ask, body, events, faults, in_channel, stream, text_of, turn_rows
 
 DISK = 8 * 1024 * 1024
 

@@ -245,13 +245,13 @@ def cpu_seconds(pid: int) -> float:
 
 
 async def stalled(*pids: int) -> None:
-    """Wait until these processes have nothing to do: for a while none has used the processor."""
+    """Wait until these processes do nothing but beat: for a while they have hardly used the processor."""
     async with asyncio.timeout(PATIENCE):
         used, quiet = -1.0, 0
         while quiet < 4:
             await asyncio.sleep(0.1)
             before, used = used, sum(map(cpu_seconds, pids))
-            quiet = quiet + 1 if used == before else 0
+            quiet = quiet + 1 if used - before < 0.015 else 0
 
 
 def resident_bytes(pid: int) -> int:

@@ -62,6 +62,13 @@ class Terminal:
         """Press these keys."""
         os.write(self._ours, text.encode())
 
+    def resume(self) -> None:
+        """Be the shell that has the terminal while the command is stopped, and lets the command go on."""
+        modes = termios.tcgetattr(self._ours)
+        modes[3] |= termios.ICANON | termios.ECHO
+        termios.tcsetattr(self._ours, termios.TCSANOW, modes)
+        os.kill(self.process.pid, signal.SIGCONT)
+
     async def until(self, text: str) -> str:
         """Wait for this text behind what was waited for before; all between, with it."""
         try:
