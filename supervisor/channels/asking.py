@@ -47,24 +47,29 @@ class Asking:
             raise Refusal(Cause.CHANNEL_UNKNOWN, f"channel {channel.name!r} is {channel.state.value}")
         if channel.foreign or not self._hearing.handles(kind):
             raise Refusal(Cause.NOT_IMPLEMENTED, f"graph {channel.graph_name!r} does not implement {kind}")
+        if self._hearing.busy:
+            raise Refusal(Cause.SESSION_BUSY, f"channel {channel.name!r} is at another turn")
         frame: Frame = {"t": Down.TURN.value, "turn": listener.id, "kind": kind}
         try:
             data = orjson.dumps(request)
+        except TypeError as error:
+            raise Refusal(Cause.BODY_INVALID, f"the request cannot be handed on as JSON: {error}") from error
+        self._hearing.listen(listener)
+        name = f"turn-{listener.id}.json"
+        try:
             if len(data) <= MOST_INLINE:
                 frame["request"] = orjson.Fragment(data)
             else:
-                frame["file"] = f"turn-{listener.id}.json"
-                await asyncio.to_thread(self._files.write_turn, frame["file"], data)
-        except TypeError as error:
-            raise Refusal(Cause.BODY_INVALID, f"the request cannot be handed on as JSON: {error}") from error
-        except OSError as error:
-            raise Refusal(Cause.COMMAND_UNDELIVERED, f"the request cannot be handed over: {error.strerror}") from error
-        self._hearing.listen(listener)
-        try:
+                frame["file"] = name
+                await asyncio.to_thread(self._files.write_turn, name, data)
             self._link.send(frame)
         except (FrameError, LinkFullError, OSError) as error:
             self._hearing.listen(None)
+            self._files.remove_turn(name)
             raise Refusal(Cause.COMMAND_UNDELIVERED, f"the worker cannot be told: {error}") from error
+        except asyncio.CancelledError:
+            self._hearing.listen(None)
+            raise
 
     def cancel_turn(self, turn_id: str) -> None:
         """Ask the worker to end a turn; one that does not read any more cannot be asked."""

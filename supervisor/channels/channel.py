@@ -168,10 +168,8 @@ class Channel:
         """Let go of everything and answer whoever waits, when its life could not be lived to its end."""
         self._let_go()
         self._answer_all(refusal)
-        if not self._lost.done():
-            self._lost.set_result((refusal.cause, refusal.detail))
-        self.feed.publish("ended", Ending(refusal.cause, refusal.detail, None, None).as_fields())
-        self.feed.close()
+        self._lose(refusal)
+        self._tell_end(Ending(refusal.cause, refusal.detail, None, None))
 
     # ------------------------------------------------------------------ its life
 
@@ -261,9 +259,9 @@ class Channel:
         self.ending = self._found.ending()
         self._lose()
 
-    def _lose(self) -> None:
+    def _lose(self, refusal: Refusal | None = None) -> None:
         if not self._lost.done():
-            known = self._found.ending()
+            known = refusal or self._found.ending()
             self._lost.set_result((known.cause, known.detail))
 
     _actions: Final = {
@@ -290,17 +288,18 @@ class Channel:
         if ending is None:
             raise RuntimeError("a channel was cleared before it had ended")
         self._log.info("channel.gone", graph=self.graph_name, age_ms=self._age_ms(), **ending.as_fields())
-        self.announce("gone", **self._pings(), **ending.as_fields())
-        self.feed.publish("ended", ending.as_fields())
-        self.feed.close()
+        self._tell_end(ending)
         if not self._started.done():
             self._started.set_exception(Refusal(ending.cause, ending.detail))
             self._started.exception()  # nobody may be waiting
         self._gone.set_result(None)
 
-    def _pings(self) -> dict[str, Any]:
+    def _tell_end(self, ending: Ending) -> None:
         last = self.lease.last_ping
-        return {"pings": self.lease.pings, "last_ping_at": last and time.time() - (time.monotonic() - last)}
+        pings = {"pings": self.lease.pings, "last_ping_at": last and time.time() - (time.monotonic() - last)}
+        self.announce("gone", **pings, **ending.as_fields())
+        self.feed.publish("ended", ending.as_fields())
+        self.feed.close()
 
     def _let_go(self) -> None:
         self._cancel_timers()

@@ -49,6 +49,11 @@ class ChannelFiles:
         with os.fdopen(fd, "wb") as file:
             file.write(data)
 
+    def remove_turn(self, name: str) -> None:
+        """Remove what no worker will take. What cannot be removed goes with the folder."""
+        with contextlib.suppress(OSError):
+            (self.folder / name).unlink()
+
     def close(self) -> None:
         """The worker has ended: take what is left of its output, then let go."""
         if self._sink is not None:

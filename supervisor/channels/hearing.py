@@ -1,5 +1,6 @@
 """What a worker says, and who hears it: frames in, facts about the channel and events for its readers out."""
 
+import reprlib
 import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol
@@ -15,6 +16,8 @@ from worker.frames import Bad, Frame, Up
 MOST_BAD_LINES: Final = 100
 MOST_NODES: Final = 256
 MOST_DESCRIBED: Final = 64 * 1024
+MOST_NAME: Final = 256
+MOST_ERROR: Final = 500
 TERMINAL: Final = frozenset({"final", "error"})
 
 # The fields each type of event must have, and their types; others are handed on as they are.
@@ -39,7 +42,7 @@ class Listener(Protocol):
     def on_event(self, number: int, event: Frame, encoded: bytes) -> None:
         """An event that is not the last. It is taken when `Hearing.release` is told so."""
 
-    def on_end(self, number: int, event: Frame, state: Any) -> None:
+    def on_end(self, event: Frame, state: Any) -> None:
         """The worker ended the turn by a ``final`` or an ``error`` event."""
 
     def on_gap(self, lost: int) -> None:
@@ -83,6 +86,11 @@ class Hearing:
         """Whether a node of the graph answers turns of this kind."""
         return any(kind in node["handles"] for node in self.nodes.values())
 
+    @property
+    def busy(self) -> bool:
+        """Whether there is a turn it hears."""
+        return self._listener is not None
+
     def listen(self, listener: Listener | None) -> None:
         """From now on this turn is the one whose events are heard; None: there is none."""
         self._listener = listener
@@ -95,8 +103,10 @@ class Hearing:
             return
         try:
             handler(self, frame)
-        except orjson.JSONEncodeError as error:  # what can be read cannot always be written: it is nested too deeply
-            self._bad(f"a {frame.get('type', 'frame')!r:.64} that cannot be handed on: {error}", 0)
+        except (TypeError, ValueError, KeyError, RecursionError) as error:
+            # Whatever a worker writes, it must not end the reading of what follows; what can be read as JSON cannot
+            # always be written, or shown, since it may be nested too deeply.
+            self._bad(f"a {_shown(frame.get('type'))} frame that cannot be handed on: {type(error).__name__}", 0)
 
     def on_bad(self, bad: Bad) -> None:
         """Take note of a line that is no frame; too many break the channel."""
@@ -114,32 +124,36 @@ class Hearing:
         kind = frame.get("type")
         fields = EVENTS.get(kind) if isinstance(kind, str) else None
         if fields is None or kind is None:
-            self._bad(f"an event of the type {kind!r:.64}; allowed are {', '.join(EVENTS)}", 0)
+            self._bad(f"an event of the type {_shown(kind)}; allowed are {', '.join(EVENTS)}", 0)
             return
         for field, wanted in fields:
             if type(frame.get(field)) is not wanted:
-                self._bad(f"an event of the type {kind!r:.64} whose {field!r} is {frame.get(field)!r:.64}", 0)
+                self._bad(f"an event of the type {kind!r} whose {field!r} is {_shown(frame.get(field))}", 0)
                 return
         del frame["t"]
         number = frame.pop("n")
         listener = self._listener
         if kind in TERMINAL:
             state = frame.pop("state", None)
-            self.feed.publish(kind, frame, number)
             if listener is not None and frame.get("turn") == listener.id:
-                listener.on_end(number, frame, state)
+                listener.on_end(frame, state)  # who tells of the ending once it is known for certain
+            else:
+                self.feed.publish(kind, frame, number)
             return
         encoded = self.feed.publish(kind, frame, number)
         if listener is not None and frame.get("turn") == listener.id:
             listener.on_event(number, frame, encoded)
 
     def _on_ready(self, frame: Frame) -> None:
+        if self.says_ready:
+            self._bad("a second 'ready' frame", 0)
+            return
         if skipped := frame.get("skipped"):
-            self._log.warning("channel.addons_skipped", nodes=skipped)
+            self._log.warning("channel.addons_skipped", nodes=_REPR.repr(skipped))
         nodes = frame.get("nodes")
         for node in nodes[:MOST_NODES] if isinstance(nodes, list) else ():
             match node:
-                case {"name": str(name), "addon": str(addon)}:
+                case {"name": str(name), "addon": str(addon)} if max(len(name), len(addon)) <= MOST_NAME:
                     handles = node["handles"] if isinstance(node.get("handles"), list) else ()
                     self.nodes[name] = {
                         "name": name,
@@ -160,7 +174,8 @@ class Hearing:
 
     def _on_bye(self, frame: Frame) -> None:
         """A start that fails says why; in all other cases the status tells it."""
-        self._found.said(frame.get("cause"), frame.get("detail", ""))
+        detail = frame.get("detail")
+        self._found.said(frame.get("cause"), detail if isinstance(detail, str) else "")
         self._say("bye", frame)
 
     def _on_gap(self, frame: Frame) -> None:
@@ -171,10 +186,11 @@ class Hearing:
 
     def _on_state(self, frame: Frame) -> None:
         if "error" in frame:
-            self._log.warning("channel.node_error", node=frame.get("node"), error=str(frame["error"])[:500])
+            error = frame["error"] if isinstance(frame["error"], str) else _REPR.repr(frame["error"])
+            self._log.warning("channel.node_error", node=_shown(frame.get("node")), error=error[:MOST_ERROR])
         properties = frame.get("properties")
         node = self.nodes.get(frame["node"]) if isinstance(frame.get("node"), str) else None
-        if node is not None and isinstance(properties, dict) and len(str(properties)) <= MOST_DESCRIBED:
+        if node is not None and isinstance(properties, dict) and len(orjson.dumps(properties)) <= MOST_DESCRIBED:
             node["properties"] = properties
         self._say("state", frame)
 
@@ -194,3 +210,13 @@ class Hearing:
         Up.STATE.value: _on_state,
         Up.SIGNAL.value: _on_signal,
     }
+
+
+_REPR: Final = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 64
+_REPR.maxlevel = 3
+
+
+def _shown(value: Any) -> str:
+    """A value of a worker's in few words, however deeply it is nested."""
+    return _REPR.repr(value)

@@ -25,6 +25,7 @@ log = structlog.get_logger("supervisor.table")
 NAME_IN_FILE: Final = 120
 STOP_SLACK_SECONDS: Final = 10.0
 CANCEL_SECONDS: Final = 0.2
+LIVE: Final = frozenset({State.STARTING, State.RUNNING})
 
 
 def file_stem(channel_name: str, channel_id: str, created_at: float) -> str:
@@ -101,11 +102,11 @@ class ChannelTable:
         return self._channels.get(name)
 
     def of_session(self, graph: str, user: str, session: str) -> Channel | None:
-        """The live channel that somebody started for this session."""
+        """The live channel of this session, whoever started it."""
         wanted = (graph, user, session)
         for channel in self._channels.values():
-            if (channel.graph_name, channel.user, channel.session) == wanted and not channel.on_demand:
-                return channel if channel.state in (State.STARTING, State.RUNNING) else None
+            if (channel.graph_name, channel.user, channel.session) == wanted and channel.state in LIVE:
+                return channel
         return None
 
     def running(self) -> list[Channel]:

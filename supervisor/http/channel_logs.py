@@ -1,7 +1,8 @@
 """A channel's log by HTTP: its last lines, and what is added to it until the channel ends."""
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Final
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from aiohttp import hdrs, web
 from pydantic import Field
@@ -53,7 +54,7 @@ class LogsApi:
         if request.method == hdrs.METH_HEAD:
             return response
         with LogReader(channel.log_file) as reader:
-            await asyncio.to_thread(reader.open, query.tail)
+            await _to_its_end(asyncio.to_thread(reader.open, query.tail))
             await response.prepare(request)
             while True:
                 # decided before the last read, so that it also gets what was written up to the end
@@ -67,3 +68,13 @@ class LogsApi:
                 await self._streams.pause(self._streams.closing.wait(), POLL_SECONDS)
             await self._streams.finish(request, response.write_eof())
         return response
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await work in a thread, also if we are cancelled: what it uses must not be closed meanwhile."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    finally:
+        if not task.done():
+            await asyncio.wait({task})

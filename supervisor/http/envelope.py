@@ -76,7 +76,7 @@ ROWS: Final[dict[Cause, Row]] = {
     Cause.ADDONS_UNREADABLE: Row("10105", 500),
     Cause.PRESETS_INVALID: Row("10007", 500),
     Cause.COMMAND_UNDELIVERED: Row("10104", 502),
-    Cause.TURN_UNKNOWN: Row("10002", 404),
+    Cause.TURN_UNKNOWN: Row("10000", 404),
     Cause.SESSION_BUSY: Row("10001", 409),
     Cause.SESSION_QUEUE_FULL: Row("10001", 429),
     Cause.STORE_UNAVAILABLE: Row("10101", 503),

@@ -5,6 +5,7 @@ every refusal and every unexpected error into the error body of the API the path
 must be on every response, also on streams, are set by a signal that aiohttp sends for each of them.
 """
 
+import asyncio
 import hmac
 import itertools
 import resource
@@ -174,6 +175,9 @@ class _Door:
                 response = refused(refusal, path, strict=self._strict)
             except web.HTTPException as error:
                 response = self._translated(request, error)
+            except asyncio.CancelledError:  # the client has gone
+                self._log(log.info, request, web.Response(status=CLIENT_GONE), began)
+                raise
             except Exception as error:  # noqa: BLE001 - the last resort: the caller gets an answer, the log the rest
                 response = self._failed(request, request_id, error)
         if not quiet:

@@ -62,7 +62,7 @@ class EventStream:
         """
         transport = self._write(events)
         if transport.get_write_buffer_size() >= HIGH_WATER:
-            await self._streams.finish(self._request, self._request.writer.drain())
+            await self._streams.drain(self._request)
 
     async def close(self) -> None:
         """End the body; the connection stays usable."""

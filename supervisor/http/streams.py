@@ -38,6 +38,28 @@ class Streams:
         finally:
             self._limits.discard(limit)
 
+    async def drain(self, request: web.Request) -> None:
+        """Wait until the client has read most of what was written. One that is slow but reads is waited for.
+
+        Raises ConnectionAbortedError when it takes nothing for STALL_SECONDS.
+        """
+        transport = request.transport
+        while transport is not None:
+            waiting = transport.get_write_buffer_size()
+            limit = asyncio.timeout(LAST_SECONDS if self.closing.is_set() else STALL_SECONDS)
+            try:
+                async with limit:
+                    self._limits.add(limit)
+                    await request.writer.drain()
+            except TimeoutError as error:
+                if self.closing.is_set() or transport.get_write_buffer_size() >= waiting:
+                    transport.abort()
+                    raise ConnectionAbortedError("the reader took nothing for too long") from error
+            else:
+                return
+            finally:
+                self._limits.discard(limit)
+
     async def pause(self, event: Awaitable[object], seconds: float) -> None:
         """Await what may not come: for `seconds` at most, and no longer than until `close`."""
         limit = asyncio.timeout(0 if self.closing.is_set() else seconds)

@@ -42,6 +42,7 @@ class Link:
     __slots__ = (
         "_acked",
         "_beaten",
+        "_behind",
         "_down",
         "_loop",
         "_on_bad",
@@ -69,6 +70,7 @@ class Link:
         self._acked = 0
         self._unacked_bytes = 0
         self._beaten = False
+        self._behind = False  # the last acknowledgement left out what was held
         self._pause: asyncio.TimerHandle | None = None
         self._paused = False
         self.held: int | None = None
@@ -174,7 +176,7 @@ class Link:
         seen = self._receiver.last
         done = seen if self.held is None else self.held - 1
         many = done - self._acked >= ACK_FRAMES or (self._unacked_bytes >= ACK_BYTES and done > self._acked)
-        if many or (self._beaten and seen - self._acked >= QUIET_FRAMES):
+        if many or (self._beaten and seen - self._acked >= QUIET_FRAMES) or (self._behind and self.held is None):
             self._send_ack()
 
     def _send_ack(self) -> None:
@@ -183,6 +185,7 @@ class Link:
         done = seen if self.held is None else self.held - 1
         if not self._outbox and self._down >= 0 and (done > self._acked or self._beaten):
             self._acked = done
+            self._behind = done < seen
             self._unacked_bytes = 0
             self._beaten = False
             frame: Frame = {"t": Down.ACK.value, "n": done}

@@ -37,6 +37,9 @@ class Receiver:
                 continue
             if not self._synchronised:
                 continue
+            if frame["t"] == Up.GAP:
+                yield Bad(0, "a 'gap' frame, which only a reader tells itself")
+                continue
             number = frame.get("n")
             if not isinstance(number, int) or isinstance(number, bool):
                 yield Bad(0, f"a {frame['t'][:MAX_SHOWN]!r} frame without a number")

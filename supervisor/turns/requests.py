@@ -8,6 +8,7 @@ from supervisor.causes import Cause, Refusal
 Kind = Literal["chat", "invoke"]
 
 MAX_KEY_BYTES: Final = 1024
+UNNAMED: Final = "channel:"  # before a channel's id: the session of a channel that was started without one
 
 
 class Key(NamedTuple):
@@ -50,8 +51,12 @@ class TurnRequest:
             raise Refusal(Cause.BODY_INVALID, "messages is empty; a chat needs one at least")
         for name in ("graph", "user", "session"):
             size = len((getattr(self, name) or "").encode("utf-8", "surrogatepass"))
+            if "\0" in (getattr(self, name) or ""):
+                raise Refusal(Cause.BODY_INVALID, f"{name} contains NUL")
             if size > MAX_KEY_BYTES:
                 raise Refusal(Cause.BODY_INVALID, f"{name} has {size} bytes; at most {MAX_KEY_BYTES} are allowed")
+        if (self.session or "").startswith(UNNAMED):
+            raise Refusal(Cause.BODY_INVALID, f"session begins with {UNNAMED!r}, as those do that nobody named")
         if self.session == "":
             raise Refusal(Cause.BODY_INVALID, "session is empty; leave it out, or give it a name")
 

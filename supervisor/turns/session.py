@@ -7,13 +7,14 @@ channel's life to them.
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
 from supervisor.causes import Cause, Refusal
 from supervisor.channels.channel import Channel
-from supervisor.channels.lifecycle import State
+from supervisor.channels.table import LIVE
 from supervisor.turns.archive import Archive, Conversation
 from supervisor.turns.requests import Key, TurnRequest
 from supervisor.turns.turn import Item, Turn, TurnEnding, ending_of
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("supervisor.session")
 
+Prepared = tuple[Channel, Conversation]
+
+LOOKS: Final = 4  # in the time an agent may say nothing
 CANCEL_SECONDS: Final = 1.0  # that an agent has to end a turn that was cancelled
-LIVE: Final = frozenset({State.STARTING, State.RUNNING})
 
 
 class Session:
@@ -34,6 +37,7 @@ class Session:
     def __init__(self, key: Key, home: "Home", *, single: bool = False, pinned: Channel | None = None) -> None:
         """`single`: it ends with its turn; `pinned`: the channel is somebody else's."""
         self.key = key
+        self.name = home.name_for(key, single=single) if pinned is None else pinned.name
         self.channel = pinned
         self.pending: deque[Turn] = deque()
         self.current: Turn | None = None
@@ -45,11 +49,17 @@ class Session:
         self._conversation: Conversation | None = None
         self._primed: Channel | None = None  # the one whose worker has the agent's state for certain
         self._working = False
+        self._starting: asyncio.Task[Channel] | None = None
         self._stir = asyncio.Event()
         self._idle: asyncio.TimerHandle | None = None
         self._waits: dict[Turn, asyncio.TimerHandle] = {}
         if pinned is not None:
             pinned.when_lost(self._on_lost)
+
+    @property
+    def single(self) -> bool:
+        """Whether it has but one turn."""
+        return self._single
 
     @property
     def evictable(self) -> bool:
@@ -89,12 +99,13 @@ class Session:
             try:
                 await self._carry_out(turn)
             except Exception:
-                # A fault of ours must not leave a reader or the turns behind this one without an answer.
                 log.exception("session.fault", turn=turn.id)
-                turn.refuse(Refusal(Cause.INTERNAL))
+                await self._break(turn)
             finally:
                 self.current = None
                 self._home.ended(turn)
+            if not self.pending and not self._single and self._starting is not None:
+                await asyncio.wait({self._starting})  # of a turn that was not waited for; the next one may use it
         self._working = False
         if self._single:
             self._let_go(Cause.TURN_ENDED)
@@ -104,14 +115,26 @@ class Session:
             loop = asyncio.get_running_loop()
             self._rest(loop.call_later(self._settings.session_idle_seconds, self._let_go, Cause.SESSION_IDLE))
 
+    async def _break(self, turn: Turn) -> None:
+        """A fault of ours must not leave a reader, the turns behind this one or the worker in the middle of it."""
+        channel = turn.channel
+        if channel is not None:
+            channel.asking.cancel_turn(turn.id)
+            channel.asking.end_turn()
+            self._replace(channel, Cause.INTERNAL)
+            channel.announce("turn_ended", turn=turn.id, cause=Cause.INTERNAL, detail="", ms=turn.ms)
+        turn.refuse(Refusal(Cause.INTERNAL))
+        if turn.recorded:
+            await self._archive.end(turn)
+
     async def _carry_out(self, turn: Turn) -> None:
         request = turn.request
         try:
-            channel, conversation = await self._prepare(turn)
+            channel, conversation = await self._unless_unwanted(turn, self._prepare(turn))
             channel = await self._begin(turn, channel, conversation)
         except Refusal as refusal:
             turn.refuse(refusal)
-            if request.store:
+            if turn.recorded:
                 await self._archive.end(turn)
             return
         turn.start(channel)
@@ -139,7 +162,7 @@ class Session:
             except Refusal as refusal:
                 if refusal.cause is not Cause.CHANNEL_UNKNOWN or self._pinned or last:
                     raise
-                channel = await self._channel_for(turn, channel.name)
+                channel = await self._ready(request)
             else:
                 break
         return channel
@@ -151,33 +174,56 @@ class Session:
         turn.concluded = ending, last_item(turn, channel, ending)
         return turn.concluded
 
-    async def _prepare(self, turn: Turn) -> tuple[Channel, Conversation]:
-        """A channel whose worker is ready, the conversation so far, and the turn on record. Raises Refusal."""
-        name = self._home.name_for(self.key, single=self._single) if self.channel is None else self.channel.name
-        starting = asyncio.create_task(self._channel_for(turn, name), name=f"start of {name}")
+    async def _unless_unwanted(self, turn: Turn, work: Coroutine[Any, Any, Prepared]) -> Prepared:
+        """The result of `work`; raises Refusal as soon as somebody wants the turn to end."""
+        task = asyncio.create_task(work, name=f"preparation of {turn.id}")
         try:
-            if self._conversation is None:
-                self._conversation = Conversation() if self._single else await self._archive.load(self.key)
-            if turn.request.store:
-                await self._archive.begin(turn, self.key, name)
-        except BaseException:
-            # The start is not undone: the session has its worker all the same, until it is idle for long enough.
-            await asyncio.wait({starting})
-            if not starting.cancelled() and (error := starting.exception()) is not None:
-                log.info("session.start_failed", channel=name, error=str(error))
-            raise
-        return await starting, self._conversation
+            while not task.done():
+                self._stir.clear()
+                turn.go_ahead()
+                stirred = asyncio.create_task(self._stir.wait())
+                try:
+                    await asyncio.wait({task, stirred}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    stirred.cancel()
+            return task.result()
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
 
-    async def _channel_for(self, turn: Turn, name: str) -> Channel:
-        channel = self.channel
-        if channel is not None and channel.state in LIVE:
-            await channel.started()
-            return channel
+    async def _prepare(self, turn: Turn) -> Prepared:
+        """A channel whose worker is ready, the conversation so far, and the turn on record. Raises Refusal."""
+        if self._starting is None and (self.channel is None or self.channel.state not in LIVE):
+            self._start(turn.request)
+        if self._conversation is None:
+            self._conversation = Conversation() if self._single else await self._archive.load(self.key)
+        if turn.request.store:
+            await self._archive.begin(turn, self.key, self.name)
+            turn.recorded = True
+        return await self._ready(turn.request), self._conversation
+
+    def _start(self, request: TurnRequest) -> None:
+        """Begin to start a worker. It is not undone by who asked for it: the session has it until it is idle."""
         if self._pinned:
-            raise Refusal(Cause.CHANNEL_UNKNOWN, f"channel {name!r} has ended")
+            raise Refusal(Cause.CHANNEL_UNKNOWN, f"channel {self.name!r} has ended")
         self.channel = None
-        self.channel = await self._home.start(self.key, name, turn.request)
-        self.channel.when_lost(self._on_lost)
+        self._starting = self._home.own(self._home.start(self.key, self.name, request), f"start of {self.name}")
+        self._starting.add_done_callback(self._started)
+
+    def _started(self, starting: "asyncio.Task[Channel]") -> None:
+        self._starting = None
+        if not starting.cancelled() and starting.exception() is None:
+            self.channel = starting.result()
+            self.channel.when_lost(self._on_lost)
+
+    async def _ready(self, request: TurnRequest) -> Channel:
+        if self._starting is not None:
+            return await asyncio.shield(self._starting)
+        if self.channel is None or self.channel.state not in LIVE:
+            self._start(request)
+            return await self._ready(request)
+        await self.channel.started()
         return self.channel
 
     async def _until_over(self, turn: Turn, channel: Channel) -> tuple[Cause, str] | None:
@@ -194,7 +240,8 @@ class Session:
 
         channel.when_lost(lose)
         deadline = loop.time() + settings.turn_seconds
-        silent_at, heard = loop.time() + settings.turn_silence_seconds, 0
+        portion = settings.turn_silence_seconds / LOOKS
+        look_at, heard, quiet = loop.time() + portion, 0, 0
         cancel_by: float | None = None
         try:
             while True:
@@ -205,27 +252,32 @@ class Session:
                     return lost[0] if lost else None
                 if now >= deadline:
                     turn.cancel(Cause.TURN_TIMEOUT, f"no answer within {settings.turn_seconds:g} s")
-                elif now >= silent_at:
-                    if heard == turn.events and not turn.held_up:
+                elif now >= look_at:
+                    quiet = quiet + 1 if heard == turn.events and not turn.held_up else 0
+                    look_at, heard = now + portion, turn.events
+                    if quiet >= LOOKS:
                         turn.cancel(Cause.TURN_SILENT, f"nothing said for {settings.turn_silence_seconds:g} s")
-                    silent_at, heard = now + settings.turn_silence_seconds, turn.events
                 if turn.wish is not None and cancel_by is None:
-                    turn.skip()
+                    turn.hurry()
                     channel.asking.cancel_turn(turn.id)
                     cancel_by = now + CANCEL_SECONDS
                 if cancel_by is not None and now >= cancel_by:
                     self._give_up(turn, channel)
                     return None
-                await _stirred(self._stir, min(deadline, silent_at, cancel_by or deadline) - now)
+                await _stirred(self._stir, (min(deadline, look_at) if cancel_by is None else cancel_by) - now)
         finally:
             channel.forget(lose)
 
     def _give_up(self, turn: Turn, channel: Channel) -> None:
         """The agent goes on with a turn that was cancelled. A worker of ours makes room for a new one."""
         log.warning("session.cancel_ignored", channel=channel.name, turn=turn.id, after_seconds=CANCEL_SECONDS)
+        self._replace(channel, Cause.CANCEL_IGNORED)
+
+    def _replace(self, channel: Channel, cause: Cause) -> None:
+        """The next turn gets another worker, unless this one is somebody else's."""
         if not self._pinned:
             self.channel = None
-            self._home.stop(channel, Cause.CANCEL_IGNORED, kill=True)
+            self._home.stop(channel, cause, kill=True)
 
     def _rest(self, timer: asyncio.TimerHandle | None) -> None:
         """Idle from now on, until `timer`; None: not any more."""
@@ -243,6 +295,11 @@ class Session:
     def _let_go(self, cause: Cause) -> None:
         self._rest(None)
         self._home.forget(self)
+        self._end(cause)
+        if self._starting is not None:
+            self._starting.add_done_callback(lambda _: self._end(cause))
+
+    def _end(self, cause: Cause) -> None:
         if self.channel is not None:
             self._home.stop(self.channel, cause)
 
@@ -264,10 +321,8 @@ async def _stirred(event: asyncio.Event, seconds: float) -> None:
 def last_item(turn: Turn, channel: Channel, ending: TurnEnding) -> Item:
     """The event that tells the reader how the turn ended."""
     event = ending.as_event(turn.id)
-    if turn.transcript.gaps:
-        event["lost"] = turn.transcript.gaps
+    if lost := turn.transcript.gaps + turn.dropped:
+        event["lost"] = lost
     if ending.completed and turn.transcript.has_value:
         event["value"] = turn.transcript.value
-    if turn.said is not None:  # the worker's own last event of it is there
-        return Item(event, channel.feed.encode(event["type"], event, channel.feed.at(turn.number)))
     return Item(event, channel.feed.publish(event["type"], event))

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import secrets
 from collections.abc import Coroutine
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import quote
 
 import structlog
@@ -13,14 +13,16 @@ from supervisor.causes import Cause, Refusal
 from supervisor.channels.channel import Channel
 from supervisor.channels.lifecycle import State
 from supervisor.channels.requests import StartRequest
-from supervisor.channels.table import ChannelTable
+from supervisor.channels.table import LIVE, ChannelTable
 from supervisor.settings import Settings
 from supervisor.turns.archive import Archive
-from supervisor.turns.requests import Key, TurnRequest
+from supervisor.turns.requests import UNNAMED, Key, TurnRequest
 from supervisor.turns.session import Session
 from supervisor.turns.turn import Turn
 
 log = structlog.get_logger("supervisor.sessions")
+
+T = TypeVar("T")
 
 FOREVER: Final = -1  # the lease of a session's channel: it is kept by turns, not by pings
 NAME_LENGTH: Final = 40
@@ -36,7 +38,7 @@ class Home(Protocol):
     settings: Settings
     archive: Archive
 
-    def own(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def own(self, work: Coroutine[Any, Any, T], name: str) -> "asyncio.Task[T]":
         """Run `work` in a task that is awaited at the end."""
 
     def name_for(self, key: Key, *, single: bool) -> str:
@@ -66,10 +68,10 @@ class Sessions:
         self.archive = archive
         self._table = table
         self._by_key: dict[Key, Session] = {}
-        self._by_channel: dict[str, Session] = {}  # of channels that somebody else started, by their id
+        self._by_name: dict[str, Session] = {}  # by the name of the channel, there already or not
         self._resting: dict[Session, None] = {}  # the one that rests longest first
         self._turns: dict[str, Turn] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
 
     # ------------------------------------------------------------------ for the APIs
@@ -103,25 +105,35 @@ class Sessions:
         if request.channel is not None:
             return self._of_channel(request.channel)
         if request.session is None:
-            return Session(Key(request.graph, request.user, turn_id), self, single=True)
+            return self._add(Session(Key(request.graph, request.user, turn_id), self, single=True))
         key = Key(request.graph, request.user, request.session)
         session = self._by_key.get(key)
         if session is None:
             channel = self._table.of_session(*key)
-            session = self._by_key[key] = Session(key, self) if channel is None else self._of_channel(channel.name)
+            if channel is None or channel.on_demand:  # one that a session has let go of
+                session = self._by_key[key] = self._add(Session(key, self))
+            else:
+                session = self._of_channel(channel.name)
         return session
 
     def _of_channel(self, name: str) -> Session:
+        """The session that a channel carries: the one that started it, or one that leaves its life to others."""
         channel = self._table.get(name)
-        if channel is None or channel.state not in (State.STARTING, State.RUNNING):
+        if channel is None or channel.state not in LIVE:
             raise Refusal(Cause.CHANNEL_UNKNOWN, f"no channel {name!r} is running")
-        session = self._by_channel.get(channel.id)
-        if session is None:
+        session = self._by_name.get(name)
+        if channel.on_demand and session is None:
+            raise Refusal(Cause.CHANNEL_UNKNOWN, f"channel {name!r} is about to end")
+        if session is not None and session.single:
+            raise Refusal(Cause.SESSION_BUSY, f"channel {name!r} was started for the one turn it is at")
+        if session is None or (session.channel is not channel and not channel.on_demand):
             own = channel.session
-            key = Key(channel.graph_name, channel.user, f"channel:{name}" if own is None else own)
-            session = self._by_key.get(key)
-            if session is None or session.channel is not channel:
-                session = self._by_channel[channel.id] = Session(key, self, pinned=channel)
+            key = Key(channel.graph_name, channel.user, f"{UNNAMED}{channel.id}" if own is None else own)
+            session = self._add(Session(key, self, pinned=channel))
+        return session
+
+    def _add(self, session: Session) -> Session:
+        self._by_name[session.name] = session
         return session
 
     # ------------------------------------------------------------------ the end
@@ -145,18 +157,19 @@ class Sessions:
 
     # ------------------------------------------------------------------ for the sessions
 
-    def own(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def own(self, work: Coroutine[Any, Any, T], name: str) -> "asyncio.Task[T]":
         """Run `work` in a task that is awaited at the end."""
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def name_for(self, key: Key, *, single: bool) -> str:
         """The name of the session's channel: readable, and as unique as its key."""
         readable = quote(key.graph, safe="")[:NAME_LENGTH].replace("..", "-").lstrip(".") or "graph"
         if single:
             return f"{readable}-{key.session}"
-        digest = hashlib.sha256("\0".join(key).encode("utf-8", "surrogatepass")).hexdigest()
+        digest = hashlib.sha256(repr(key).encode("utf-8", "surrogatepass")).hexdigest()
         return f"{readable}-{digest[:16]}"
 
     async def start(self, key: Key, name: str, request: TurnRequest) -> Channel:
@@ -204,7 +217,7 @@ class Sessions:
         try:
             async with asyncio.timeout(EVICTION_SECONDS):
                 await channel.gone()
-        except TimeoutError:
+        except (TimeoutError, Refusal):  # it does not end: a matter of its own
             return False
         return True
 
@@ -229,14 +242,15 @@ class Sessions:
         """Its next turn makes it anew."""
         if self._by_key.get(session.key) is session:
             del self._by_key[session.key]
-        if session.channel is not None and self._by_channel.get(session.channel.id) is session:
-            del self._by_channel[session.channel.id]
+        if self._by_name.get(session.name) is session:
+            del self._by_name[session.name]
 
     def ended(self, turn: Turn) -> None:
         """A turn is over."""
         self._turns.pop(turn.id, None)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, Refusal):  # whom a refusal concerns has it from the task
             log.error("session.failed", task=task.get_name(), exc_info=error)

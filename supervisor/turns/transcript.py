@@ -48,6 +48,7 @@ class Transcript:
 
     __slots__ = (
         "_bytes",
+        "_calls",
         "_text",
         "_thoughts",
         "gaps",
@@ -64,6 +65,7 @@ class Transcript:
         self._text = Text()
         self._thoughts = Text()
         self._bytes = 0
+        self._calls: dict[str, Event] = {}  # the last one of each id
         self.tool_calls: list[Event] = []
         self.sources: list[Event] = []
         self.structured: Event | None = None
@@ -103,7 +105,9 @@ class Transcript:
     def _rare(self, kind: str, event: Event) -> None:
         body = {key: value for key, value in event.items() if key not in ("type", "turn")}
         if kind == "tool_call":
-            self._list(self.tool_calls, {**body, "output": None, "failed": False, "ms": None})
+            call = {**body, "output": None, "failed": False, "ms": None}
+            if self._list(self.tool_calls, call):
+                self._calls[body["id"]] = call
         elif kind == "tool_result":
             self._result(body)
         elif kind == "source":
@@ -116,17 +120,16 @@ class Transcript:
             self.value, self.has_value = event["value"], True
 
     def _result(self, body: Event) -> None:
-        for call in reversed(self.tool_calls):
-            if call["id"] == body["id"]:
-                if self._fits(body):
-                    call |= {key: body[key] for key in ("output", "failed", "ms") if key in body}
-                return
+        call = self._calls.get(body["id"])
+        if call is not None and self._fits(body):
+            call |= {key: body[key] for key in ("output", "failed", "ms") if key in body}
 
-    def _list(self, listed: list[Event], body: Event) -> None:
+    def _list(self, listed: list[Event], body: Event) -> bool:
         if len(listed) < MAX_LISTED and self._fits(body):
             listed.append(body)
-        else:
-            self.truncated = True
+            return True
+        self.truncated = True
+        return False
 
     def _fits(self, body: Event) -> bool:
         size = len(orjson.dumps(body))

@@ -74,7 +74,7 @@ class Turn:
         self.concluded: tuple[TurnEnding, Item] | None = None  # once those who watch the channel know
         self.wish: tuple[Cause, str] | None = None  # why somebody wants it to end
         self.said: Event | None = None  # the worker's last event of it
-        self.number = 0  # of its frame
+        self.recorded = False  # its beginning is in the store
         self.events = 0
         self.closing = False  # the session waits for the reader to take the rest
         self.began_at = time.time()
@@ -84,6 +84,8 @@ class Turn:
         self._bytes = 0
         self._last: Item | None = None
         self._reading = True
+        self._hurried = False
+        self.dropped = 0  # events that the reader was not given
         self._taken = False  # what was taken last is not read yet
         self.over = False  # the reader has got the last event
         self._waiting: asyncio.Future[None] | None = None
@@ -148,6 +150,11 @@ class Turn:
         """The reader goes. A turn that has not ended is cancelled."""
         self.skip()
         self.cancel(Cause.CLIENT_GONE)
+
+    def hurry(self) -> None:
+        """The worker need not wait for the reader any more, who gets what is there, and the count of what is not."""
+        self._hurried = True
+        self._release(None)
 
     def skip(self) -> None:
         """Collect the events, keep none for a reader."""
@@ -214,6 +221,9 @@ class Turn:
         if not self._reading:
             return
         items = self._items
+        if self._hurried:
+            self._keep(number, event, encoded)
+            return
         if not items and not self._taken and self.channel is not None:
             self.channel.asking.hold(number)
         items.append((number, event, encoded))
@@ -223,11 +233,19 @@ class Turn:
         if (len(items) >= MOST_WAITING or self._bytes >= MOST_BYTES) and self.channel is not None:
             self.channel.asking.pause()
 
-    def on_end(self, number: int, event: Event, state: Any) -> None:
+    def _keep(self, number: int, event: Event, encoded: bytes) -> None:
+        """Keep an event for the reader as long as there is room: the worker waits no more, and its end is near."""
+        if len(self._items) < MOST_WAITING and self._bytes < MOST_BYTES:
+            self._items.append((number, event, encoded))
+            self._bytes += len(encoded)
+            self._notify()
+        else:
+            self.dropped += 1
+
+    def on_end(self, event: Event, state: Any) -> None:
         """The worker ended it."""
         if self.said is None:
             self.said = event
-            self.number = number
             self.transcript.add(event)
             if isinstance(state, dict):
                 self.state = state
@@ -241,7 +259,7 @@ class Turn:
         """The frames before `held` are read; None: all are."""
         if self.channel is not None and not self.ended:
             asking = self.channel.asking
-            asking.taken(held)
+            asking.taken(None if self._hurried else held)
             asking.go_on()
             if self.closing and held is None:
                 self._wake()

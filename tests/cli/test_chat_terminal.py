@@ -249,7 +249,7 @@ async def test_a_second_ctrl_c_ends_the_program(impostor: Impostor) -> None:
         await terminal.until("half of")
         terminal.type(CTRL_C)
         await impostor.deleting.wait()
-        await terminal.press_until(CTRL_C, "continue with: agentd chat g --session s")
+        await terminal.repeat_until(terminal.interrupt, "continue with: agentd chat g --session s")
         assert await terminal.end() == 130
     assert "Traceback" not in terminal.shown
 
@@ -258,11 +258,11 @@ async def test_ctrl_c_at_the_prompt(impostor: Impostor) -> None:
     impostor.replies.append(says("well"))
     async with impostor.terminal("g") as terminal:
         await terminal.until(PROMPT)
-        await terminal.press_until(CTRL_C, "leave with Ctrl-D or /quit")
+        await terminal.repeat_until(terminal.interrupt, "leave with Ctrl-D or /quit")
         await terminal.until(PROMPT)
         terminal.type("half a quest")
         await terminal.until("half a quest")
-        assert "leave" not in await terminal.press_until(CTRL_C, PROMPT)
+        assert "leave" not in await terminal.repeat_until(terminal.interrupt, PROMPT)
         terminal.type("whole" + ENTER)
         await terminal.until("well\r\n")
         await terminal.until(PROMPT)
@@ -276,8 +276,7 @@ async def test_what_was_typed_before_the_program_was_stopped(impostor: Impostor)
         await terminal.until(PROMPT)
         terminal.type("half ü")
         await terminal.until("half ü")
-        terminal.resume()
-        await terminal.until(PROMPT)
+        await terminal.repeat_until(terminal.resume, PROMPT)
         await terminal.until("half ü")
         terminal.type(" whole" + ENTER)
         await terminal.until("well\r\n")

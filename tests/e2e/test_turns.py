@@ -40,7 +40,7 @@ async def test_every_kind_of_event_in_order(server: Agentd) -> None:
     assert found[-1]["value"] == {"done": True}
     assert found[-1]["cause"] == "completed"
     ids = [event["place"] for event in found[1:]]
-    numbers = [int(shown.rpartition(":")[2]) for shown in ids]
+    numbers = [tuple(map(int, shown.rpartition(":")[2].split("."))) for shown in ids]
     assert numbers == sorted(set(numbers))
 
 

@@ -33,6 +33,7 @@ ROUND: list[list[Any]] = [
 ]
 KIND_OF_EVENT = ["text", "thought", "tool_call", "tool_result", "text", "source"]
 ROUNDS = 5
+ROOM = 1024 * 1024
 
 
 @pytest.fixture
@@ -157,10 +158,10 @@ async def test_a_worker_killed_while_it_waits_for_a_slow_reader(server: Agentd, 
     assert (found[-1]["event"], found[-1]["cause"]) == ("error", "crashed")
     await server.stop()
     row = turn_rows(server)[first["turn"]]
-    kept, _, cut = row["text"].partition("… [cut: ")
+    kept = row["text"].partition("… [cut: ")[0]
     said = "".join(event["text"] for event in found[:-1])
     assert (row["cause"], kept) == ("crashed", said[: len(kept)])
-    assert cut or kept == said
+    assert len(kept) >= min(len(said), ROOM), "what is recorded of a long answer has its bounds"
 
 
 @OWNERS

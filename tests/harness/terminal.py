@@ -9,11 +9,12 @@ import signal
 import struct
 import sys
 import termios
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
 SECONDS = 30.0  # a bound on every wait, not a wait
-AGAIN_SECONDS = 1.0  # after which somebody presses a key again
+AGAIN_SECONDS = 1.0  # after which somebody tries again
 
 # Makes the terminal the session's own, so that Ctrl-C is a signal to all in it.
 OWN = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
@@ -69,6 +70,10 @@ class Terminal:
         termios.tcsetattr(self._ours, termios.TCSANOW, modes)
         os.kill(self.process.pid, signal.SIGCONT)
 
+    def interrupt(self) -> None:
+        """Press Ctrl-C."""
+        self.type(CTRL_C)
+
     async def until(self, text: str) -> str:
         """Wait for this text behind what was waited for before; all between, with it."""
         try:
@@ -81,21 +86,22 @@ class Terminal:
         start, self._seen = self._seen, at + len(text)
         return self.shown[start : self._seen]
 
-    async def press_until(self, key: str, text: str) -> str:
-        """Press a key until this text is there: see `until`.
+    async def repeat_until(self, act: Callable[[], None], text: str) -> str:
+        """Do this, which sends a signal, until this text is there: see `until`.
 
-        Python sees a signal that comes just before it begins to wait only when it has waited; people press again.
+        Python sees a signal that comes just before it begins to wait only when it has waited; people try again.
         """
-        pressing = asyncio.create_task(self._press_again_and_again(key))
+        trying = asyncio.create_task(self._again_and_again(act))
         try:
             return await self.until(text)
         finally:
-            pressing.cancel()
-            await asyncio.wait({pressing})
+            trying.cancel()
+            await asyncio.wait({trying})
 
-    async def _press_again_and_again(self, key: str) -> None:
+    @staticmethod
+    async def _again_and_again(act: Callable[[], None]) -> None:
         while True:
-            self.type(key)
+            act()
             await asyncio.sleep(AGAIN_SECONDS)
 
     async def end(self) -> int:
