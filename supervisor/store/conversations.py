@@ -77,7 +77,8 @@ class Conversations:
         try:
             done = asyncio.get_running_loop().create_future()
             self._writer.put(ended_work(record, done))
-            await asyncio.wait({done}, timeout=seconds)
+            if not self._writer.problem:  # else it will be written when the store is well again
+                await asyncio.wait({done}, timeout=seconds)
         finally:
             if waits:
                 self._large.release()

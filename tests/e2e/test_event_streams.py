@@ -64,7 +64,7 @@ async def test_whoever_comes_back_misses_nothing(server: Agentd) -> None:
             found.append(await watcher.next())
         place = found[-1]["place"]
     assert "gap" not in [event["event"] for event in found]
-    places = [int(event["place"].rpartition(":")[2]) for event in found]
+    places = [tuple(map(int, event["place"].rpartition(":")[2].split("."))) for event in found]
     assert places == sorted(set(places))
     assert text_of(found) == (await turn)["text"]
 
