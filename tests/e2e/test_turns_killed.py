@@ -191,6 +191,17 @@ async def test_a_session_goes_on_after_each_of_many_deaths(server: Agentd) -> No
         assert (answer["status"], answer["text"]) == (200, str(number))
 
 
+async def test_a_worker_killed_between_two_turns_costs_one_turn_at_most(server: Agentd) -> None:
+    for _ in range(20):
+        pid = int((await ask(server, ["pid", None], session="s"))["text"])
+        os.kill(pid, signal.SIGKILL)
+        answer = await ask(server, ["say", "x"], session="s")
+        if answer["status"] != 200:
+            assert (answer["status"], answer["error"]["cause"]) == (502, "crashed")
+            answer = await ask(server, ["say", "x"], session="s")
+            assert answer["status"] == 200, answer
+
+
 @OWNERS
 async def test_a_killed_server_leaves_the_turn_as_lost_and_the_session_goes_on(
     agentd: Agentd, successor: Agentd, owner: str

@@ -1,6 +1,8 @@
 """Much at once, and everything at the worst moment: nothing mixes, nothing hangs, nothing is left over."""
 
 import asyncio
+import os
+import signal
 from typing import Any
 
 import aiohttp
@@ -151,6 +153,66 @@ async def test_a_turn_that_waited_too_long_is_forgotten(agentd: Agentd) -> None:
         turn = (await agentd.event("http.request", lambda event: "turn" in event, place))["turn"]
         answer = await agentd.request("DELETE", f"/channels/{began['channel']}/turns/{turn}")
         assert answer["status"] == 404
+
+
+# ---------------------------------------------------------------------- what a session keeps
+
+
+@pytest.mark.parametrize("store", [True, False])
+async def test_the_turn_behind_one_that_ignores_its_cancellation_gets_a_new_worker(server: Agentd, store: bool) -> None:
+    for _ in range(3):
+        async with stream(server, body(["pid", None], ["deaf", None], session="s", store=store)) as answer:
+            pid = (await answer.until("text"))["text"]
+            behind = asyncio.create_task(ask(server, ["pid", None], session="s", store=store))
+            await server.event("channel.ready")
+        again = await behind
+        assert again["status"] == 200, again
+        assert again["text"] != pid
+
+
+# ---------------------------------------------------------------------- the agent's state
+
+
+@pytest.mark.parametrize("size", [10, 200_000])
+async def test_a_first_turn_that_is_cancelled_at_once_costs_the_agent_no_memory(server: Agentd, size: int) -> None:
+    await ask(server, ["remember", {"name": "Ada"}], session="s")
+    [channel] = (await server.get("/channels"))["channels"]
+    await server.request("DELETE", f"/channels/{channel['name']}")
+    await server.gone(channel["name"])
+    # The session's next worker is asked, and told at the same time that nobody wants to know any more.
+    started = await server.post("/channels", {"graph": "talker", "session": "s", "name": "mine"})
+    os.kill(started["pid"], signal.SIGSTOP)
+    async with stream(server, {**body(["say", "x"], session="s"), "message": "?" * size}) as answer:
+        first = await answer.until("turn")
+        await server.request("DELETE", f"/channels/{first['channel']}/turns/{first['turn']}")
+    os.kill(started["pid"], signal.SIGCONT)
+    assert (await ask(server, ["recall", "name"], session="s"))["text"] == "Ada"
+
+
+async def test_history_is_the_same_for_the_worker_that_lives_and_for_a_new_one(server: Agentd) -> None:
+    await ask(server, ["say", "one"], session="s")
+    await ask(server, ["say", "two"], ["raise", "oh"], session="s")
+    await ask(server, ["raise", "nothing said"], session="s")
+    await ask(server, ["final", {"a": 1}], session="s")
+    await ask(server, ["final", "text"], session="s")
+    await ask(server, ["think", "hm"], session="s")
+    await ask(server, ["say", "unkept"], session="s", store=False)
+    live = (await ask(server, ["history", None], session="s", store=False))["text"]
+    [channel] = (await server.get("/channels"))["channels"]
+    await server.request("DELETE", f"/channels/{channel['name']}")
+    await server.gone(channel["name"])
+    loaded = (await ask(server, ["history", None], session="s", store=False))["text"]
+    assert live == loaded
+
+
+async def test_an_idle_session_is_reaped_while_its_next_turn_begins(agentd: Agentd) -> None:
+    await agentd.start(graphs=[TALKER], AGENTD_SESSION_IDLE_SECONDS="0.01")
+    for number in range(100):
+        answer = await ask(agentd, ["recall", "n"], ["remember", {"n": number}], session="s")
+        assert answer["status"] == 200, answer
+        assert answer["text"] == f"{number - 1 if number else None}remembered"
+        await asyncio.sleep(0.008 + number % 10 * 0.0005)
+    assert faults(agentd) == []
 
 
 # ---------------------------------------------------------------------- clients that vanish

@@ -123,7 +123,7 @@ async def test_sixty_four_stalled_readers_disturb_nobody_and_take_no_more_memory
     loop = asyncio.get_running_loop()
     async with AsyncExitStack() as stack:
         readers = [await stack.enter_async_context(client(server)) for _ in range(64)]
-        await asyncio.gather(*(reader.ask(body(*ENDLESS, store=False)) for reader in readers))
+        await asyncio.gather(*(reader.ask(body(*ENDLESS)) for reader in readers))
         await asyncio.gather(*(reader.head() for reader in readers))
         channels = (await server.get("/channels"))["channels"]
         await stalled(*(channel["pid"] for channel in channels if channel["name"] != "lobby"))
@@ -150,6 +150,8 @@ async def test_sixty_four_stalled_readers_disturb_nobody_and_take_no_more_memory
 FRAME = '{"t":"event","n":NUMBER,"turn":"TURN",%s}'
 FLOODS = {
     "text": '"type":"text","text":"' + "x" * 1000 + '"',
+    "source": '"type":"source","title":"t","source":"s","text":"' + "x" * 200_000 + '"',
+    "tool_call": '"type":"tool_call","id":"i","name":"n","arguments":{"x":"' + "x" * 200_000 + '"}',
     "large": '"type":"text","text":"' + "x" * 200_000 + '"',
 }
 

@@ -184,6 +184,50 @@ async def test_a_store_that_is_full_when_the_server_starts(disk: Path, agentd: A
     assert (await ask(agentd, ["say", "x"], session="s"))["status"] == 200
 
 
+def seal(agentd: Agentd) -> None:
+    assert agentd.process is not None
+    limits = resource.prlimit(agentd.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(agentd.process.pid, resource.RLIMIT_FSIZE, (0, limits[1]))
+
+
+async def test_a_session_whose_turn_was_refused_is_free_at_once(agentd: Agentd) -> None:
+    await agentd.start(graphs=[TALKER])
+    await ask(agentd, ["say", "x"], session="s")
+    seal(agentd)
+    loop = asyncio.get_running_loop()
+    for _ in range(6):
+        began = loop.time()
+        answer = await ask(agentd, ["say", "x"], session="s")
+        assert (answer["status"], answer["error"]["cause"]) == (503, "store_unavailable")
+        assert loop.time() - began < 1.0
+
+
+async def test_the_end_of_a_turn_that_runs_is_not_held_back(agentd: Agentd) -> None:
+    await agentd.start(graphs=[TALKER])
+    await ask(agentd, ["say", "x"], session="s")
+    async with stream(agentd, body(["say", "on"], ["paced", [8, 0.5]], session="s")) as running:
+        await running.until("text")
+        seal(agentd)
+        for number in range(5):
+            await ask(agentd, ["say", "x"], session=f"other{number}")
+        for _ in range(8):
+            await running.until("text")
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        assert (await running.next())["event"] == "final"
+        assert loop.time() - began < 1.5
+
+
+async def test_turns_that_were_refused_take_no_room(agentd: Agentd) -> None:
+    await agentd.start(graphs=[TALKER])
+    await ask(agentd, ["say", "x"], session="s")
+    seal(agentd)
+    for number in range(30):
+        assert (await ask(agentd, ["say", "x"], session=f"o{number}"))["status"] == 503
+    details = (await agentd.get("/health?details=1"))["data"]
+    assert details["store"]["waiting"] < 45, "each has a worker, which is in the ledger, and nothing besides"
+
+
 # ---------------------------------------------------------------------- PostgreSQL
 
 

@@ -329,3 +329,15 @@ async def test_frames_that_somebody_takes_do_not_count_against_the_rate(far: Far
     far.write(lines)
     await far.takes(1000)
     assert far.link._window_left > WINDOW_BYTES - 2 * len(lines)
+
+
+async def test_what_a_late_reader_took_is_acknowledged_at_once(far: Far) -> None:
+    """A worker with a full window must not wait for its next beat."""
+    await far.heard()
+    far.answer_resume()
+    far.link.held = 2
+    far.write(b"".join(encode({"t": "event", "n": n}) for n in range(1, 4)) + encode({"t": "beat", "n": 4}))
+    assert await far.heard() == [{"t": "ack", "n": 1, "seen": 4}]
+    far.link.held = None
+    far.link.taken()
+    assert await far.heard() == [{"t": "ack", "n": 4}]

@@ -95,3 +95,11 @@ def test_bad_lines_are_told_only_in_step() -> None:
     receiver = Receiver(epoch=1)
     assert received(receiver, b"no frame\n") == []
     assert [type(one) for one in received(receiver, RESET + b"no frame\n")] == [Bad]
+
+
+def test_a_gap_is_told_by_the_reader_only() -> None:
+    receiver = Receiver(epoch=1)
+    data = encode({"t": "reset", "v": 1, "epoch": 1, "last": 0}) + encode({"t": "gap", "n": 1, "lost": 10**30 % 7})
+    found = list(receiver.feed(data + encode({"t": "event", "n": 1})))
+    assert [type(frame) is Bad for frame in found] == [True, False]
+    assert receiver.last == 1
