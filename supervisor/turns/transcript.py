@@ -20,14 +20,13 @@ class Text:
     def __init__(self) -> None:
         self._blocks: list[str] = []
         self._pieces: list[str] = []
-        self.size = 0  # in characters
+        self.size = 0  # in characters, what was left out too
 
     def add(self, piece: str) -> bool:
         """Append a piece; False when it would be too much, and is left out."""
-        size = self.size + len(piece)
-        if size > MAX_CHARACTERS:
+        self.size += len(piece)
+        if self.size > MAX_CHARACTERS:  # and so is all that follows: a text with a hole is none
             return False
-        self.size = size
         self._pieces.append(piece)
         if len(self._pieces) >= BLOCK:
             self._blocks.append("".join(self._pieces))

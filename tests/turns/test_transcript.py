@@ -89,6 +89,7 @@ def test_it_is_bounded_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_CHARACTERS", 10)
     monkeypatch.setattr(module, "MAX_LISTED", 2)
     transcript = after(TEXT, MORE, CALL, CALL, CALL)
-    assert transcript.text == "Room 4 "
+    transcript.add({"turn": "t", "type": "text", "text": "!"})
+    assert transcript.text == "Room 4 ", "nothing follows where something was left out"
     assert len(transcript.tool_calls) == 2
     assert transcript.truncated
