@@ -272,7 +272,8 @@ async def test_two_hundred_clients_that_ask_and_vanish_at_once(server: Agentd) -
 
     await asyncio.gather(*(one(number) for number in range(200)))
     for number in range(1, 20, 2):
-        assert (await ask(server, ["say", "next"], session=f"s{number}"))["text"] == "next"
+        answer = await ask(server, ["say", "next"], session=f"s{number}")
+        assert (answer["status"], answer.get("text")) == (200, "next"), answer
     await at_rest(server, 10)
     assert all(row["ended_at"] is not None for row in turn_rows(server).values())
     assert faults(server) == []
