@@ -15,7 +15,17 @@ from tests.harness.witness import Witness
 GRACE = 1.0
 PROMISED_SECONDS = GRACE + 1.0
 SLACK_SECONDS = 2.0  # for a machine that is busy with something else
-KEPT = {"agentd-state", "records", "ch", "logs", "serve.lock", "spawner.lock", "spawner.log"}
+KEPT = {
+    "store.db",
+    "store.db.lock",
+    "agentd-state",
+    "records",
+    "ch",
+    "logs",
+    "serve.lock",
+    "spawner.lock",
+    "spawner.log",
+}
 
 
 async def ended_by(agentd: Agentd, number: int) -> tuple[int, float]:
