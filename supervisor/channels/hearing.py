@@ -149,7 +149,7 @@ class Hearing:
             self._bad("a second 'ready' frame", 0)
             return
         if skipped := frame.get("skipped"):
-            self._log.warning("channel.addons_skipped", nodes=_REPR.repr(skipped))
+            self._log.warning("channel.addons_skipped", nodes=_names(skipped))
         nodes = frame.get("nodes")
         for node in nodes[:MOST_NODES] if isinstance(nodes, list) else ():
             match node:
@@ -220,3 +220,13 @@ _REPR.maxlevel = 3
 def _shown(value: Any) -> str:
     """A value of a worker's in few words, however deeply it is nested."""
     return _REPR.repr(value)
+
+
+def _names(nodes: Any) -> list[dict[str, str]]:
+    """Name and add-on of nodes that a worker lists, as far as they are names."""
+    listed = nodes[:MOST_NODES] if isinstance(nodes, list) else []
+    return [
+        {key: value[:MOST_NAME] for key, value in node.items() if key in ("name", "addon") and isinstance(value, str)}
+        for node in listed
+        if isinstance(node, dict)
+    ]
