@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import os
+import importlib
 import pkgutil
 import subprocess
 import sys
@@ -28,6 +29,15 @@ def test_built_in_addons_are_modules_of_their_names() -> None:
     named = {value.partition(":")[0].removeprefix("worker.addons.") for value in BUILT_IN.values()}
     assert named <= modules
     assert named | {"openai_chatgpt_python"} == set(BUILT_IN)
+
+
+def test_no_addon_of_the_folder_is_forgotten() -> None:
+    found = set()
+    for module in pkgutil.iter_modules(worker.addons.__path__, "worker.addons."):
+        for name, value in vars(importlib.import_module(module.name)).items():
+            if isinstance(value, type) and issubclass(value, Node) and value.__module__ == module.name:
+                found.add(f"{module.name}:{name}")
+    assert found == set(BUILT_IN.values())
 
 
 def test_built_in_addons_load() -> None:
