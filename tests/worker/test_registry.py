@@ -1,9 +1,9 @@
 """Where add-ons come from."""
 
+import importlib
 import importlib.metadata
 import json
 import os
-import importlib
 import pkgutil
 import subprocess
 import sys
