@@ -40,7 +40,7 @@ class Listener(Protocol):
     id: str
 
     def on_event(self, number: int, event: Frame, encoded: bytes) -> None:
-        """An event that is not the last. It is taken when `Hearing.release` is told so."""
+        """An event that is not the last. It counts as taken when `Asking.taken` is told so."""
 
     def on_end(self, event: Frame, state: Any) -> None:
         """The worker ended the turn by a ``final`` or an ``error`` event."""

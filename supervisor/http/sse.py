@@ -42,11 +42,6 @@ class EventStream:
         self._timer: asyncio.TimerHandle | None = None
         self._wrote_at = 0.0
 
-    @property
-    def opened(self) -> bool:
-        """Whether the head is on its way, so that a status cannot be chosen any more."""
-        return self.response.prepared
-
     async def open(self) -> None:
         """Send the head. Raises ConnectionError when the client is gone."""
         await self.response.prepare(self._request)

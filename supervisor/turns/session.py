@@ -44,7 +44,7 @@ class Session:
         self._home = home
         self._settings: Settings = home.settings
         self._archive: Archive = home.archive
-        self._single = single
+        self.single = single
         self._pinned = pinned is not None
         self._conversation: Conversation | None = None
         self._primed: Channel | None = None  # the one whose worker has the agent's state for certain
@@ -57,14 +57,9 @@ class Session:
             pinned.when_lost(self._on_lost)
 
     @property
-    def single(self) -> bool:
-        """Whether it has but one turn."""
-        return self._single
-
-    @property
     def evictable(self) -> bool:
         """Whether it may go to make room."""
-        return not self._pinned and not self._single and self._idle is not None and self.channel is not None
+        return not self._pinned and not self.single and self._idle is not None and self.channel is not None
 
     def put(self, turn_id: str, request: TurnRequest) -> Turn:
         """A turn in the session's queue. Raises Refusal(SESSION_QUEUE_FULL)."""
@@ -104,10 +99,10 @@ class Session:
             finally:
                 self.current = None
                 self._home.ended(turn)
-            if not self.pending and not self._single and self._starting is not None:
+            if not self.pending and not self.single and self._starting is not None:
                 await asyncio.wait({self._starting})  # of a turn that was not waited for; the next one may use it
         self._working = False
-        if self._single:
+        if self.single:
             self._let_go(Cause.TURN_ENDED)
         elif self.channel is None or self.channel.state not in LIVE:
             self._home.forget(self)
@@ -197,7 +192,7 @@ class Session:
         if self._starting is None and (self.channel is None or self.channel.state not in LIVE):
             self._start(turn.request)
         if self._conversation is None:
-            self._conversation = Conversation() if self._single else await self._archive.load(self.key)
+            self._conversation = Conversation() if self.single else await self._archive.load(self.key)
         if turn.request.store:
             await self._archive.begin(turn, self.key, self.name)
             turn.recorded = True

@@ -97,10 +97,6 @@ class Sessions:
         """The turn each channel is at, by the channel's id."""
         return {turn.channel.id: turn for turn in self._turns.values() if turn.channel is not None}
 
-    def session_of(self, key: Key) -> Session | None:
-        """The session of this key that has a worker, or is about to."""
-        return self._by_key.get(key)
-
     def _session_for(self, request: TurnRequest, turn_id: str) -> Session:
         if request.channel is not None:
             return self._of_channel(request.channel)
