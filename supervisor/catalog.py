@@ -27,6 +27,7 @@ from supervisor.property import (
 )
 
 MAX_FILE: Final = 16 * 1024 * 1024  # bytes
+FAVOURITE: Final = "friday"
 SETTLE_NS: Final = 50_000_000  # several ticks of the clock the kernel stamps files with
 
 log = structlog.get_logger()
@@ -67,6 +68,27 @@ class GraphCatalog:
     def graphs(self) -> list[GraphListing]:
         """The predefined graphs; raises Refusal(PROPERTY_UNREADABLE | PROPERTY_INVALID)."""
         return list_graphs(self.document())
+
+    def default(self, wanted: str | None) -> str:
+        """The name of the graph that answers where none is named: `wanted`, else friday, else the first of the file.
+
+        Whether there is a graph `wanted` is not looked up. Raises Refusal(PROPERTY_UNREADABLE | PROPERTY_INVALID), and
+        Refusal(GRAPH_UNKNOWN) when the file has no graph.
+        """
+        if wanted:
+            return wanted
+        names = self._names()
+        if not names:
+            raise Refusal(Cause.GRAPH_UNKNOWN, f"no graph was named, and {self._path.name} has none to choose from")
+        return FAVOURITE if FAVOURITE in names else names[0]
+
+    def has(self, name: str) -> bool:
+        """Whether there is a graph of this name; raises Refusal(PROPERTY_UNREADABLE | PROPERTY_INVALID)."""
+        return name in self._names()
+
+    def _names(self) -> list[str]:
+        """Names a graph can be asked for by, in the order of the file."""
+        return [graph.name for graph in self.graphs() if graph.name]
 
     def select(self, graph_name: str) -> Selection:
         """The graph of this name, imports in place.

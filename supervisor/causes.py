@@ -36,6 +36,8 @@ class Cause(StrEnum):
     PRESETS_INVALID = "presets_invalid"
     COMMAND_UNDELIVERED = "command_undelivered"
     TURN_UNKNOWN = "turn_unknown"
+    RESPONSE_UNKNOWN = "response_unknown"
+    RESPONSE_ENDED = "response_ended"
     SESSION_BUSY = "session_busy"
     SESSION_QUEUE_FULL = "session_queue_full"
     STORE_UNAVAILABLE = "store_unavailable"
@@ -143,6 +145,10 @@ EXPLANATIONS: dict[Cause, Explanation] = {
         "the command did not reach the channel's worker", "look at `agentd logs` of the channel"
     ),
     Cause.TURN_UNKNOWN: Explanation("no such turn is waiting or running", "it has ended, or its id is another one"),
+    Cause.RESPONSE_UNKNOWN: Explanation(
+        "no response or task of this id is kept", "it was deleted, is too old, was not to be stored, or its id is another"
+    ),
+    Cause.RESPONSE_ENDED: Explanation("the response is complete, so it cannot be cancelled", "retrieve it"),
     Cause.SESSION_BUSY: Explanation(
         "the session's earlier turns did not end in time", "try again later, or cancel the turn that runs"
     ),

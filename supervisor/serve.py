@@ -7,13 +7,15 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Final
 
 import structlog
 import uvloop
 
 from supervisor.app import Server, StateFolderHeldError
+from supervisor.listener import listen
 from supervisor.processes.launch import SpawnerUnavailableError
 from supervisor.settings import Settings
 from supervisor.store.errors import StoreError
@@ -21,27 +23,9 @@ from supervisor.telemetry import configure
 
 log = structlog.get_logger("supervisor.serve")
 
-BACKLOG: Final = 1024
 FAILED: Final = 1
 ENDING_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PR_SET_DUMPABLE: Final = 4
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening TCP socket; raises OSError when the address is taken or not ours."""
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-    except OSError:
-        listener.close()
-        raise
-    listener.setblocking(False)
-    return listener
 
 
 def serve(settings: Settings) -> int:
@@ -49,18 +33,18 @@ def serve(settings: Settings) -> int:
     configure(settings.log_level, settings.log_format)
     _hide_memory()
     _raise_descriptor_limit()
-    try:
-        listener = listen(settings.host, settings.port)
-    except OSError as error:
-        sys.stderr.write(f"agentd: cannot listen on {settings.host}:{settings.port}: {error.strerror or error}\n")
-        return FAILED
-    try:
-        return uvloop.run(_serve(settings, dict(os.environ), listener))
-    finally:
-        listener.close()
+    with ExitStack() as sockets:
+        listeners = []
+        for address in settings.addresses:
+            try:
+                listeners.append(sockets.enter_context(listen(address)))
+            except OSError as error:
+                sys.stderr.write(f"agentd: cannot listen on {address}: {error.strerror or error}\n")
+                return FAILED
+        return uvloop.run(_serve(settings, dict(os.environ), listeners))
 
 
-async def _serve(settings: Settings, environ: Mapping[str, str], listener: socket.socket) -> int:
+async def _serve(settings: Settings, environ: Mapping[str, str], listeners: Sequence[socket.socket]) -> int:
     ending = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in ENDING_SIGNALS:
@@ -68,7 +52,7 @@ async def _serve(settings: Settings, environ: Mapping[str, str], listener: socke
             loop.add_signal_handler(number, ending.set)
     server = Server(settings, environ)
     try:
-        await server.start([listener])
+        await server.start(listeners)
     except (StateFolderHeldError, SpawnerUnavailableError, StoreError, OSError) as error:
         sys.stderr.write(f"agentd: cannot start: {error}\n")
         await server.close()

@@ -12,6 +12,7 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, SecretStr
 
+from supervisor.addresses import LISTEN_ALLOWED, Address, is_host, items_of, parse_address
 from supervisor.property import INJECTABLE, Injection
 from supervisor.store.address import ALLOWED as STORES
 from supervisor.store.address import SqliteFile, parse_address
@@ -146,9 +147,20 @@ def store_url(value: object) -> SecretUrl:
 
 
 def _host(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,253}", value):
-        ip_address(value)
+    if not is_host(value):
+        raise ValueError("not a host")
     return value
+
+
+def _address(item: object) -> Address:
+    address = item if isinstance(item, Address) else parse_address(item)
+    if address is None:
+        raise ValueError("not an address")
+    return address
+
+
+def _addresses(value: object) -> tuple[Address, ...]:
+    return tuple(map(_address, items_of(value)))
 
 
 def is_loopback(host: str) -> bool:
@@ -244,6 +256,7 @@ PositiveSeconds = Annotated[
 ]
 Flag = Annotated[bool, BeforeValidator(_boolean), Allowed("1, t, true, 0, f or false")]
 Host = Annotated[str, AfterValidator(_host), Allowed("an address or a host name")]
+Addresses = Annotated[tuple[InstanceOf[Address], ...], BeforeValidator(_addresses), Allowed(LISTEN_ALLOWED)]
 AbsolutePath = Annotated[Path, BeforeValidator(_absolute), Allowed("a path, from the working folder if relative")]
 ExistingFolder = Annotated[
     Path,

@@ -9,29 +9,21 @@ from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self, get_args
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    SecretStr,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
-from pydantic.fields import FieldInfo
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from supervisor import setting_types as kind
 from supervisor import sources
-from supervisor.property import Injection
-from supervisor.setting_types import GIB, MIB, Allowed, Default, is_loopback
+from supervisor.addresses import Address
+from supervisor.setting_types import GIB, MIB, Default, is_loopback
+from supervisor.setting_words import MASK, Description, allowed, described, in_words, quoted, shown
 from supervisor.sources import Given, Layer, Problem, SettingsError
 
-__all__ = ["Description", "Loaded", "Settings", "SettingsError", "describe", "in_words", "load", "shown"]
+__all__ = ["MASK", "Description", "Loaded", "Settings", "SettingsError", "describe", "in_words", "load", "shown"]
 
-MASK: Final = "********"
 AGORA_ID_LENGTH: Final = 32
 GEMINI: Final = "*gemini*"
 LENIENT: Final = ("log_stdout", "max_gemini_worker_count")  # invalid counts as the default (wire/ten.md, section 11)
@@ -72,6 +64,7 @@ class Settings(BaseSettings):
 
     host: kind.Host = Field("127.0.0.1", description="address the server listens on")
     port: kind.Port = Field(8080, description="port the server listens on")
+    also_listen: kind.Addresses = Field((), description="addresses the server listens on besides")
     token: kind.Token = Field(None, description="bearer token every request has to carry")
     allow_unprotected: kind.Flag = Field(False, description="listen beyond loopback without a token")
     allowed_hosts: kind.HostPatterns = Field(
@@ -87,6 +80,9 @@ class Settings(BaseSettings):
     )
     property_file: Annotated[kind.AbsolutePath, Default("property.json in app_dir")] = Field(
         default_factory=lambda data: data["app_dir"] / "property.json", description="file with the graphs"
+    )
+    default_graph: Annotated[kind.OptionalText, Default("friday, else the first graph of the property file")] = Field(
+        None, description="graph that answers where an API names none"
     )
     addons_dir: Annotated[kind.AbsolutePath, Default("ten_packages/extension in app_dir")] = Field(
         default_factory=lambda data: data["app_dir"] / "ten_packages" / "extension",
@@ -192,18 +188,30 @@ class Settings(BaseSettings):
         inside = self.property_file.is_relative_to(self.app_dir)
         return self.app_dir if inside else self.property_file.parent
 
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """All addresses the server listens on: `host` and `port`, then the others."""
+        return (Address(self.host, self.port), *self.also_listen)
+
     @field_validator("graph_limits")
     @classmethod
     def _gemini_row(cls, limits: dict[str, int], info: ValidationInfo) -> dict[str, int]:
         return {GEMINI: info.data.get("max_gemini_worker_count", 3)} | limits
 
     @model_validator(mode="after")
-    def _protected(self) -> Self:
-        if self.token is None and not self.allow_unprotected and not is_loopback(self.host):
-            raise ValueError(
-                "listening beyond loopback lets everybody who reaches the port start processes; allowed: "
+    def _well_placed(self) -> Self:
+        addresses = self.addresses
+        for number, address in enumerate(addresses):
+            if address.port and address in addresses[:number]:
+                told = "{addresses} stands there twice, host and port counted; allowed: an address once, port 0 often"
+                raise _misplaced(told, "also_listen", address)
+        beyond = [address for address in addresses if not is_loopback(address.host)]
+        if beyond and self.token is None and not self.allow_unprotected:
+            told = (
+                "listening beyond loopback, at {addresses}, lets everybody who reaches it start processes; allowed: "
                 "a loopback address, or set AGENTD_TOKEN, or AGENTD_ALLOW_UNPROTECTED=true"
             )
+            raise _misplaced(told, "also_listen" if is_loopback(self.host) else "host", *beyond)
         return self
 
     @classmethod
@@ -217,6 +225,12 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Only the values given: `load` has read the other places, to remember where each value came from."""
         return (init_settings,)
+
+
+def _misplaced(told: str, field: str, *addresses: Address) -> PydanticCustomError:
+    """What is wrong with `addresses`, as `told`, by the fault of `field`."""
+    context = {"field": field, "addresses": ", ".join(map(str, addresses))}
+    return PydanticCustomError("misplaced", told, context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,98 +290,15 @@ def _problems(error: ValidationError, given: Mapping[str, Given]) -> dict[str, P
     for detail in error.errors(include_url=False, include_input=False):
         if detail["type"] == "default_factory_not_called":  # follows from another problem
             continue
-        whole = not detail["loc"]  # the one rule over several fields is about the host
-        name = "host" if whole else str(detail["loc"][0])
+        whole = not detail["loc"]  # a rule over several fields; it says which one it is about
+        name = str(detail["ctx"]["field"] if whole else detail["loc"][0])
         info = Settings.model_fields[name]
         one = given.get(name) or Given(info.get_default(), name, "default")
-        reason = detail["ctx"]["error"] if whole else f"allowed: {allowed(info)}"
-        problems.setdefault(name, Problem(one.name, one.source, str(reason), _quoted(one.part_of or one.value, info)))
+        reason = detail["msg"] if whole else f"allowed: {allowed(info)}"
+        problems.setdefault(name, Problem(one.name, one.source, reason, quoted(one.part_of or one.value, info)))
     return problems
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """One setting in words; a `switch` is true when its flag stands alone."""
-
-    name: str
-    variables: tuple[str, ...]
-    flag: str | None
-    default: str
-    allowed: str
-    meaning: str
-    secret: bool
-    switch: bool
 
 
 def describe() -> list[Description]:
     """All settings in their order."""
-    return [
-        Description(
-            name=name,
-            variables=("AGENTD_LISTEN", *sources.variables_of(name))
-            if name in ("host", "port")
-            else sources.variables_of(name),
-            flag=None if is_secret(info) else sources.flag_of(name),
-            default=_default(name, info),
-            allowed=allowed(info),
-            meaning=info.description or "",
-            secret=is_secret(info),
-            switch=info.annotation is bool,
-        )
-        for name, info in Settings.model_fields.items()
-    ]
-
-
-def allowed(info: FieldInfo) -> str:
-    """What a field takes, in words."""
-    words = [item.text for item in info.metadata if isinstance(item, Allowed)]
-    if words:
-        return words[-1]
-    *most, last = (str(value) for value in get_args(info.annotation))
-    return f"{', '.join(most)} or {last}"
-
-
-def is_secret(info: FieldInfo) -> bool:
-    """Whether a field's value is never shown."""
-    return "Secret" in str(info.annotation)
-
-
-def shown(value: Any) -> str:
-    """A value for people: secrets masked."""
-    match value:
-        case None:
-            return "none"
-        case SecretStr():
-            return MASK
-        case bool():
-            return str(value).lower()
-        case Injection():
-            return f"{value.node}.{value.key}={value.field}{':str' if value.as_string else ''}"
-        case tuple():
-            return ", ".join(map(shown, value)) or "none"
-        case dict():
-            return ", ".join(f"{key}={item}" for key, item in value.items())
-    return str(value)
-
-
-def _quoted(value: Any, info: FieldInfo) -> str:
-    """A refused value as the user wrote it: masked when secret, at most 200 characters."""
-    if is_secret(info):
-        return MASK
-    text = repr(value)
-    return text if len(text) <= 200 else text[:199] + "…"
-
-
-def in_words(settings: Settings, name: str) -> str:
-    """The value of the setting `name`, in the form in which it can be given."""
-    value, info = getattr(settings, name), Settings.model_fields[name]
-    return _default(name, info) if value is None and info.default is None else _shown(name, value)
-
-
-def _default(name: str, info: FieldInfo) -> str:
-    words = [item.text for item in info.metadata if isinstance(item, Default)]
-    return words[0] if words else _shown(name, info.default)
-
-
-def _shown(name: str, value: Any) -> str:
-    return kind.size_text(value) if name.endswith("_bytes") and value is not None else shown(value)
+    return [described(name, info) for name, info in Settings.model_fields.items()]

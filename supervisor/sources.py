@@ -13,6 +13,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Final
 
+from supervisor.addresses import LISTEN_ALLOWED, Address, items_of, parse_address
 from worker.spawn import CHANNEL_VARIABLE, INSTANCE_VARIABLE
 
 PREFIX: Final = "AGENTD_"
@@ -22,12 +23,13 @@ DOTENV: Final = ".env"
 CONFIG: Final = "agentd.toml"
 
 _FLAG_ALIASES: Final[Mapping[str, str]] = {"tenapp-dir": "app_dir", "tenapp_dir": "app_dir"}  # of TEN's server
-LISTEN: Final = "listen"  # one value for the two fields host and port
-LISTEN_ALLOWED: Final = "host:port, for example 127.0.0.1:8080 or [::1]:8080; port 0 takes any free port"
+LISTEN: Final = "listen"  # one value for these fields
+LISTEN_FIELDS: Final = ("host", "port", "also_listen")
 
 _OTHER_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "host": (),
     "port": ("SERVER_PORT",),
+    "also_listen": (),
     "property_file": ("AGENTD_PROPERTY",),
     "log_path": ("LOG_PATH",),
     "log_stdout": ("LOG_STDOUT",),
@@ -196,30 +198,24 @@ def _read(path: Path, source: str) -> str | None:
         raise SettingsError(Problem("the file", source, f"is not text in UTF-8: byte {error.start}")) from error
 
 
-def parse_listen(text: object) -> tuple[str, str] | None:
-    """Host and port of ``host:port``, an IPv6 address in brackets; None when it is not of this form."""
-    if not isinstance(text, str):
-        return None
-    host, _, port = text.strip().rpartition(":")
-    bare = host.removeprefix("[").removesuffix("]")
-    bracketed = host == f"[{bare}]"
-    if not bare or bracketed != (":" in bare):
-        return None
-    if not (port.isascii() and port.isdigit() and len(port) <= len("65535") and int(port) <= 65535):
-        return None
-    return bare, port
-
-
 def _with_listen_split(layer: Layer) -> Layer:
-    """The layer with `listen` as host and port; it names both, so it wins over a port of the same layer."""
+    """The layer with `listen` as its fields; it names all addresses, so it wins over these fields of the same layer."""
     listen = layer.pop(LISTEN, None)
     if listen is None:
         return layer
-    parts = parse_listen(listen.value)
-    if parts is None:
-        raise SettingsError(Problem(listen.name, listen.source, f"allowed: {LISTEN_ALLOWED}", repr(listen.value)))
-    halves = (Given(half, listen.name, listen.source, part_of=listen.value) for half in parts)
-    return layer | dict(zip(("host", "port"), halves, strict=True))
+    items = items_of(listen.value) or [listen.value]
+    first, *others = (_address(item, listen) for item in items)
+    whole = ", ".join(map(str, items))
+    values = (first.host, first.port, tuple(others))
+    given = (Given(value, listen.name, listen.source, part_of=whole) for value in values)
+    return layer | dict(zip(LISTEN_FIELDS, given, strict=True))
+
+
+def _address(item: object, listen: Given) -> Address:
+    address = parse_address(item)
+    if address is None:
+        raise SettingsError(Problem(listen.name, listen.source, f"allowed: {LISTEN_ALLOWED}", repr(item)))
+    return address
 
 
 def _instead(name: str, known: Collection[str]) -> str:

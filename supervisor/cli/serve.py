@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from supervisor import sources
+from supervisor.addresses import LISTEN_ALLOWED
 from supervisor.settings import MASK, Loaded, describe, load
-from supervisor.sources import COMMAND_LINE, LISTEN_ALLOWED, Layer, Problem, SettingsError
+from supervisor.sources import COMMAND_LINE, Layer, Problem, SettingsError
 
 TEN_FLAGS: Final = ("--tenapp-dir", "-tenapp_dir")
 
@@ -18,6 +19,8 @@ def run(arguments: Sequence[str]) -> int:
     """Serve until told to stop, with the flags that follow the word ``serve``. Raises SettingsError."""
     options = vars(_parser().parse_args(arguments))
     config, named = options.pop("--config", None), options.pop("--set", [])
+    if "--listen" in options:
+        options["--listen"] = ",".join(options["--listen"])
     loaded = read(options, named, config)
     warn(loaded)
     os.environ.update(loaded.environment)  # graphs name variables of .env too
@@ -77,7 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--set", dest="--set", metavar="NAME=VALUE", action="append", help="any setting by its name; may be repeated"
     )
-    parser.add_argument("--listen", dest="--listen", metavar="HOST:PORT", help=LISTEN_ALLOWED)
+    parser.add_argument(
+        "--listen", dest="--listen", metavar="HOST:PORT", action="append", help=f"{LISTEN_ALLOWED}; may be repeated"
+    )
     for flag in TEN_FLAGS:
         parser.add_argument(flag, dest=flag, metavar="FOLDER", help="the same as --app-dir")
     for setting in describe():

@@ -77,6 +77,8 @@ ROWS: Final[dict[Cause, Row]] = {
     Cause.PRESETS_INVALID: Row("10007", 500),
     Cause.COMMAND_UNDELIVERED: Row("10104", 502),
     Cause.TURN_UNKNOWN: Row("10000", 404),
+    Cause.RESPONSE_UNKNOWN: Row("10000", 404),
+    Cause.RESPONSE_ENDED: Row("10000", 400),
     Cause.SESSION_BUSY: Row("10001", 409),
     Cause.SESSION_QUEUE_FULL: Row("10001", 429),
     Cause.STORE_UNAVAILABLE: Row("10101", 503),

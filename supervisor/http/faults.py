@@ -1,6 +1,6 @@
 """What is wrong with a body that a pydantic model did not take, in words. Pure."""
 
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -8,12 +8,35 @@ from supervisor.causes import Cause, Refusal
 
 MOST_FAULTS: Final = 5
 SHOWN: Final = 64
+MISSING: Final = "missing"
 
 Model = TypeVar("Model", bound=BaseModel)
+Place = tuple[int | str, ...]
+
+
+class Fault(NamedTuple):
+    """One thing that is wrong: where in the body, what kind of fault (pydantic's word), and a text that names it."""
+
+    place: Place
+    kind: str
+    text: str
+
+    @property
+    def name(self) -> str:
+        """The place as people write it: ``input[2].content``."""
+        return place_name(self.place)
+
+
+class BodyRefusal(Refusal):
+    """BODY_INVALID with the faults one by one, for APIs whose errors have them so."""
+
+    def __init__(self, *faults: Fault, more: str = "") -> None:
+        super().__init__(Cause.BODY_INVALID, "; ".join([*(fault.text for fault in faults), *([more] if more else [])]))
+        self.faults = faults
 
 
 def checked(model: type[Model], body: dict[str, Any]) -> Model:
-    """The body as `model`. Raises Refusal(BODY_INVALID) that names each field, its value and what is allowed."""
+    """The body as `model`. Raises BodyRefusal that names each field, its value and what is allowed."""
     try:
         return model.model_validate(body)
     except ValidationError as error:
@@ -23,15 +46,23 @@ def checked(model: type[Model], body: dict[str, Any]) -> Model:
         known = ", ".join(model.model_fields)
         if any(fault["type"] == "extra_forbidden" for fault in faults):
             more.append(f"known are {known}")
-        raise Refusal(Cause.BODY_INVALID, "; ".join(told + more)) from None
+        raise BodyRefusal(*told, more="; ".join(more)) from None
 
 
-def _fault(where: tuple[int | str, ...], message: str, kind: str, value: Any) -> str:
+def place_name(place: Place) -> str:
+    """``("input", 2, "content")`` as ``input[2].content``; the body itself is nameless."""
+    name = ""
+    for part in place:
+        name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else part
+    return name
+
+
+def _fault(where: Place, message: str, kind: str, value: Any) -> Fault:
     """One fault; the value is shown when it is short and plain."""
-    name = ".".join(str(part) for part in where) or "the body"
+    name = place_name(where) or "the body"
     if kind == "extra_forbidden":
-        return f"{name[:SHOWN]} is no field of this request"
-    if kind == "missing":
-        return f"{name} is missing"
+        return Fault(where, kind, f"{name[:SHOWN]} is no field of this request")
+    if kind == MISSING:
+        return Fault(where, kind, f"{name} is missing")
     shown = f" (it is {value!r})" if isinstance(value, str | int | float | bool) and len(repr(value)) <= SHOWN else ""
-    return f"{name}: {message.removeprefix('Value error, ')}{shown}"
+    return Fault(where, kind, f"{name}: {message.removeprefix('Value error, ')}{shown}")

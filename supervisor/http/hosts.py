@@ -6,7 +6,7 @@ pointed here are served. Browsers always send the header: a request without it i
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from ipaddress import ip_address
 from typing import Final
@@ -28,17 +28,17 @@ def name_of(header: str) -> str:
 class Hosts:
     """The names of one server; `known` holds headers that were found good, for a cheap look before `admit`."""
 
-    def __init__(self, listen_host: str, allowed: Sequence[str]) -> None:
+    def __init__(self, listen_hosts: Iterable[str], allowed: Sequence[str]) -> None:
         """`allowed` are patterns in lower case."""
         self._patterns = ("localhost", "*.localhost", *allowed)
-        self._listen_host = listen_host.lower()
+        self._listen_hosts = tuple(dict.fromkeys(host.lower().removesuffix(".") for host in listen_hosts))
         self.known: set[str | None] = {None}
 
     def admit(self, header: str) -> None:
         """Raises Refusal(HOST_REFUSED) when the name in a Host header is not served."""
         name = name_of(header)
-        if not (_is_address(name) or name == self._listen_host or self._matches(name)):
-            names = ", ".join(dict.fromkeys((*self._patterns, self._listen_host)))
+        if not (_is_address(name) or name in self._listen_hosts or self._matches(name)):
+            names = ", ".join(dict.fromkeys((*self._patterns, *self._listen_hosts)))
             raise Refusal(
                 Cause.HOST_REFUSED,
                 f"the Host header is {header[:MAX_SHOWN]!r}; without AGENTD_TOKEN allowed are IP addresses, {names}; "

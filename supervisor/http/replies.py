@@ -1,12 +1,13 @@
 """aiohttp responses with the headers every JSON answer has; the CORS headers are the server's (server.py)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
 from supervisor.causes import Cause, Refusal
+from supervisor.http.dialects import agentscope_errors, openai_errors
 from supervisor.http.envelope import (
     CONTENT_TYPE,
     NOTHING,
@@ -23,6 +24,13 @@ CAUSE_HEADER: Final = "Agentd-Cause"  # TEN's codes each stand for several cause
 
 NATIVE: Final = frozenset({"/channels", "/turns", "/events", "/ledger", "/openapi.json"})
 CLIENT_ERROR: Final = 400
+
+# Whose errors are told at paths that begin so: status and body of a refusal.
+DIALECTS: Final[Mapping[str, Callable[[Refusal], tuple[int, dict[str, Any]]]]] = {
+    "/process": agentscope_errors.error,
+    "/compatible-mode/": openai_errors.error,
+    "/v1/": openai_errors.error,
+}
 
 _HEADERS: Final = CIMultiDict({hdrs.CONTENT_TYPE: CONTENT_TYPE})
 _SUCCESS: Final = success()
@@ -58,7 +66,11 @@ def refused(refusal: Refusal, path: str, *, strict: bool, more: Mapping[str, Any
 
     `more` is what the native API tells besides.
     """
-    if is_native(path):
+    tell = next((tell for prefix, tell in DIALECTS.items() if path.startswith(prefix)), None)
+    if tell is not None:
+        status, body = tell(refusal)
+        response = json_reply(encode(body), status)
+    elif is_native(path):
         response = json_reply(native_failure(refusal, more), ROWS[refusal.cause].status)
     else:
         response = json_reply(failure(refusal, path), status_of(refusal.cause, path, strict=strict))

@@ -1,6 +1,7 @@
 """Conversations and their turns: as work for the writer, and read back."""
 
 import asyncio
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -9,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from supervisor.causes import Cause
 from supervisor.store.database import Database
+from supervisor.store.endings import Endings
 from supervisor.store.errors import StoreError
 from supervisor.store.records import Conversation, ConversationKey, TurnBegun, TurnEnded, TurnRow
 from supervisor.store.statements import Row, Stage
@@ -34,22 +36,27 @@ log = structlog.get_logger("supervisor.store")
 MOST_ROWS: Final = 1000
 PAGE_BYTES: Final = 4 * 1024 * 1024  # of turns read at once; a page has at least one
 ROW_BYTES: Final = 512  # of a record besides its texts
-LARGE: Final = 256 * 1024  # characters of an ending
-LARGE_AT_ONCE: Final = 4
 
 
 class Conversations:
     """What was said, by conversation and by turn."""
 
     def __init__(
-        self, database: Database, writer: Writer, instance: str, *, history_messages: int, history_bytes: int
+        self,
+        database: Database,
+        writer: Writer,
+        endings: Endings,
+        instance: str,
+        *,
+        history_messages: int,
+        history_bytes: int,
     ) -> None:
         self._database = database
         self._writer = writer
+        self._endings = endings
         self._instance = instance
         self._history_messages = history_messages
         self._history_bytes = history_bytes
-        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
 
     async def begin(self, record: TurnBegun, seconds: float) -> None:
         """Write that a turn begins; raises StoreError when that is not done within `seconds`."""
@@ -72,23 +79,7 @@ class Conversations:
 
     async def end(self, record: TurnEnded, seconds: float) -> None:
         """Write how a turn ended: kept until it is done, awaited for `seconds` at most."""
-        # Large ones come a few at a time: many that end at once must neither hold the loop nor overflow what may wait.
-        waits = len(record.text) + len(record.thoughts) > LARGE and await self._place(seconds)
-        try:
-            done = asyncio.get_running_loop().create_future()
-            self._writer.put(ended_work(record, done))
-            if not self._writer.problem:  # else it will be written when the store is well again
-                await asyncio.wait({done}, timeout=seconds)
-        finally:
-            if waits:
-                self._large.release()
-
-    async def _place(self, seconds: float) -> bool:
-        try:
-            async with asyncio.timeout(seconds):
-                return await self._large.acquire()
-        except TimeoutError:
-            return False
+        await self._endings.put(len(record.text) + len(record.thoughts), partial(ended_work, record), seconds)
 
     async def load(self, key: ConversationKey) -> Conversation:
         """The conversation, empty when there is none. Raises StoreError."""

@@ -113,6 +113,57 @@ class TurnRow:
     has_value: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseBegun:
+    """What an API will answer, before it is complete, so that it can be asked for again.
+
+    `id` is the caller's choice, unlike any other; `turn` is the turn's id, `source` the API. `graph`, `user` and
+    `session` are the conversation it belongs to, `status` is the API's own word. `body` is JSON of the API's own object
+    as it is now, `input` a JSON list of the items that were put in.
+    """
+
+    id: str
+    turn: str
+    source: str
+    graph: str
+    user: str
+    session: str
+    created_at: float
+    status: str
+    body: bytes
+    input: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseEnded:
+    """The same when it is complete, or will never be."""
+
+    id: str
+    status: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseRow:
+    """A response as it is stored; `ended_at` is None while it may still change.
+
+    Once `ended_at` is set, `status` and `body` are final: where they are those of a response that is not complete, its
+    server was lost. Empty `body` or `input`: it was too large to keep.
+    """
+
+    id: str
+    turn: str
+    source: str
+    graph: str
+    user: str
+    session: str
+    created_at: float
+    ended_at: float | None
+    status: str
+    body: bytes
+    input: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class ChannelClaimed:
     """A channel begins: its id, its name, and whose it is; `source` is the API it came by."""

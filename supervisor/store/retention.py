@@ -13,6 +13,7 @@ from supervisor.store.statements import Row, Stage
 log = structlog.get_logger("supervisor.store")
 
 BATCH: Final = 200
+RESPONSES_BATCH: Final = 50  # one may be four times as large as a turn
 PAUSE_SECONDS: Final = 0.05
 FIRST_SECONDS: Final = 10.0  # a server that begins has more urgent things to write
 EVERY_SECONDS: Final = 600.0
@@ -27,18 +28,19 @@ class Retention:
     ) -> None:
         """Days of 0 keep for ever."""
         self._erase = erase
-        self._days = {
-            Stage.PRUNE_TURNS: store_keep_days,
-            Stage.PRUNE_CONVERSATIONS: store_keep_days,  # which have no turns any more
-            Stage.PRUNE_LEDGER: ledger_keep_days,
+        self._bounds = {
+            Stage.PRUNE_TURNS: (store_keep_days, BATCH),
+            Stage.PRUNE_CONVERSATIONS: (store_keep_days, BATCH),  # which have no turns any more
+            Stage.PRUNE_RESPONSES: (store_keep_days, RESPONSES_BATCH),
+            Stage.PRUNE_LEDGER: (ledger_keep_days, BATCH),
         }
 
     async def prune(self, now: float) -> dict[str, int]:
         """Remove all that is too old at `now`; how many rows of each table. Raises StoreError."""
         removed = {}
-        for stage, days in self._days.items():
+        for stage, (days, most) in self._bounds.items():
             count = 0
-            while days and (erased := await self._erase(stage, {"before": now - days * DAY, "most": BATCH})):
+            while days and (erased := await self._erase(stage, {"before": now - days * DAY, "most": most})):
                 count += erased
                 await asyncio.sleep(PAUSE_SECONDS)
             removed[stage.name.removeprefix("PRUNE_").lower()] = count

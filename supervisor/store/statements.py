@@ -31,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from supervisor.store.tables import VERSION_TABLE, conversations, ledger, turns
+from supervisor.store.tables import VERSION_TABLE, conversations, ledger, responses, turns
 
 Row = dict[str, Any]
 
@@ -41,24 +41,29 @@ class Stage(IntEnum):
 
     CLOSE_TURNS = 1
     CLOSE_CHANNELS = 2
-    CONVERSATION = 3
-    TURN_BEGUN = 4
-    TURN_ENDED = 5
-    STATE = 6
-    CHANNEL_CLAIMED = 7
-    CHANNEL_CHANGED = 8
-    FORGET = 9
-    PRUNE_TURNS = 10
-    PRUNE_CONVERSATIONS = 11
-    PRUNE_LEDGER = 12
-    PROBE = 13  # a write that changes nothing
+    CLOSE_RESPONSES = 3
+    CONVERSATION = 4
+    TURN_BEGUN = 5
+    TURN_ENDED = 6
+    STATE = 7
+    RESPONSE_BEGUN = 8
+    RESPONSE_ENDED = 9
+    CHANNEL_CLAIMED = 10
+    CHANNEL_CHANGED = 11
+    FORGET = 12
+    DELETE_RESPONSE = 13
+    PRUNE_TURNS = 14
+    PRUNE_CONVERSATIONS = 15
+    PRUNE_RESPONSES = 16
+    PRUNE_LEDGER = 17
+    PROBE = 18  # a write that changes nothing
 
 
 Rows = dict[Stage, list[Row]]
 Counts = dict[Stage, list[int]]  # how many rows each of the COUNTED met
 
 # Executed row by row, because how many rows each one met is asked.
-COUNTED: Final = frozenset(stage for stage in Stage if stage >= Stage.FORGET or stage <= Stage.CLOSE_CHANNELS)
+COUNTED: Final = frozenset(stage for stage in Stage if stage >= Stage.FORGET or stage <= Stage.CLOSE_RESPONSES)
 
 CHANGED_COLUMNS: Final = (
     "ready_at", "pid", "last_ping_at", "ended_at", "cause", "detail", "status", "processes", "killed", "seconds",
@@ -67,6 +72,7 @@ CHANGED_COLUMNS: Final = (
 _ENDED_COLUMNS: Final = (
     "ended_at", "cause", "detail", "ms", "text", "thoughts", "tool_calls", "sources", "structured", "usage", "value",
 )  # fmt: skip
+_CLOSED_COLUMNS: Final = {"ended_at": "now", "cause": "why", "detail": "said"}
 _version: Final = Table(VERSION_TABLE, MetaData(), Column("version_num", Text))
 
 
@@ -95,6 +101,7 @@ def statements_for(dialect: str) -> dict[Stage, UpdateBase]:
     return {
         Stage.CLOSE_TURNS: _close(turns, remembered_bytes=null()),  # half a turn, whose answer is lost
         Stage.CLOSE_CHANNELS: _close(ledger),
+        Stage.CLOSE_RESPONSES: _close(responses),
         Stage.CONVERSATION: conversation.on_conflict_do_update(
             index_elements=["id"],
             set_={"used_at": conversation.excluded.used_at, "turns": conversations.c.turns + literal_column("1")},
@@ -109,11 +116,15 @@ def statements_for(dialect: str) -> dict[Stage, UpdateBase]:
             )
             .values(state=bindparam("new_state"))
         ),
+        Stage.RESPONSE_BEGUN: insert(responses).inline().on_conflict_do_nothing(index_elements=["id"]),
+        Stage.RESPONSE_ENDED: _end_response(),
         Stage.CHANNEL_CLAIMED: insert(ledger).inline().on_conflict_do_nothing(index_elements=["id"]),
         Stage.CHANNEL_CHANGED: _change(),
         Stage.FORGET: delete(conversations).where(conversations.c.id == bindparam("key")),
+        Stage.DELETE_RESPONSE: delete(responses).where(responses.c.id == bindparam("response")),
         Stage.PRUNE_TURNS: _prune(turns, turns.c.begun_at),
         Stage.PRUNE_CONVERSATIONS: _prune_conversations(),
+        Stage.PRUNE_RESPONSES: _prune(responses, responses.c.created_at),
         Stage.PRUNE_LEDGER: _prune(ledger, ledger.c.claimed_at, ledger.c.ended_at),
         Stage.PROBE: update(_version).values(version_num=_version.c.version_num),
     }
@@ -124,6 +135,7 @@ def _close(table: Table, **more: Null) -> UpdateBase:
 
     With `whose` None it does not matter whose it is.
     """
+    told: dict[str, Any] = {column: bindparam(name) for column, name in _CLOSED_COLUMNS.items() if column in table.c}
     return (
         update(table)
         .where(
@@ -133,7 +145,7 @@ def _close(table: Table, **more: Null) -> UpdateBase:
                 table.c.instance == func.coalesce(bindparam("whose", type_=Text), table.c.instance),
             )
         )
-        .values(ended_at=bindparam("now"), cause=bindparam("why"), detail=bindparam("said"), **more)
+        .values(**told, **more)
     )
 
 
@@ -149,6 +161,14 @@ def _end() -> UpdateBase:
                 "remembered_bytes": turns.c.remembered_bytes + bindparam("text_bytes"),
             }
         )
+    )
+
+
+def _end_response() -> UpdateBase:
+    """The first ending of a response counts; one that was deleted meanwhile stays deleted."""
+    changes: dict[str, Any] = {name: bindparam(f"new_{name}") for name in ("ended_at", "status", "body")}
+    return (
+        update(responses).where(responses.c.id == bindparam("response"), responses.c.ended_at.is_(None)).values(changes)
     )
 
 

@@ -1,7 +1,8 @@
-"""The store of one server, whole: conversations, agents' state, and the ledger of channels."""
+"""The store of one server, whole: conversations, agents' state, kept responses, and the ledger of channels."""
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 import structlog
@@ -13,13 +14,26 @@ from supervisor.store import ledger
 from supervisor.store.address import SqliteFile, parse_address
 from supervisor.store.conversations import Conversations
 from supervisor.store.database import Database
+from supervisor.store.endings import Endings
 from supervisor.store.errors import StoreError
 from supervisor.store.ledger import Ledger
-from supervisor.store.records import Conversation, ConversationKey, LedgerEntry, TurnBegun, TurnEnded, TurnRow
+from supervisor.store.records import (
+    Conversation,
+    ConversationKey,
+    LedgerEntry,
+    ResponseBegun,
+    ResponseEnded,
+    ResponseRow,
+    TurnBegun,
+    TurnEnded,
+    TurnRow,
+)
+from supervisor.store.responses import Responses
 from supervisor.store.retention import Retention
 from supervisor.store.statements import Row, Stage
 from supervisor.store.tables import ledger as ledger_table
-from supervisor.store.tables import turns
+from supervisor.store.tables import responses, turns
+from supervisor.store.texts import name_of
 from supervisor.store.writer import Work, Writer
 
 log = structlog.get_logger("supervisor.store")
@@ -28,6 +42,13 @@ BEGIN_SECONDS: Final = 5.0
 SETTLE_SECONDS: Final = 5.0
 ERASE_SECONDS: Final = 60.0
 CLOSE_SECONDS: Final = 5.0
+
+# What an earlier server may have left open, and what closes it.
+_LEFT_OPEN: Final = (
+    (turns, Stage.CLOSE_TURNS),
+    (ledger_table, Stage.CLOSE_CHANNELS),
+    (responses, Stage.CLOSE_RESPONSES),
+)
 
 
 class Store:
@@ -52,13 +73,16 @@ class Store:
         self._database = Database(self.address)
         self._writer = Writer(self._database.write, self._database.probe)
         self._ledger = Ledger(instance, self._writer.put)
+        endings = Endings(self._writer)
         self._conversations = Conversations(
             self._database,
             self._writer,
+            endings,
             instance,
             history_messages=history_messages,
             history_bytes=history_bytes,
         )
+        self._responses = Responses(self._database, self._writer, endings, instance)
         self._retention = Retention(self._erase, store_keep_days=store_keep_days, ledger_keep_days=ledger_keep_days)
         self._pruning: asyncio.Task[None] | None = None
 
@@ -70,9 +94,9 @@ class Store:
         began = time.monotonic()
         await self._database.open()
         try:
-            last_turn, last_channel = await self._database.read(_last_numbers)
+            last = await self._database.read(_last_numbers)
             self._writer.start()
-            lost = await self._close_lost(last_turn, last_channel)
+            lost = await self._close_lost(last)
         except BaseException:
             await self.close()
             raise
@@ -125,6 +149,32 @@ class Store:
     async def forget(self, key: ConversationKey) -> bool:
         """Remove a conversation with its turns and state; False when there was none. Raises StoreError."""
         return bool(await self._erase(Stage.FORGET, {"key": key.id}))
+
+    # ------------------------------------------------------------------ responses
+
+    def begin_response(self, record: ResponseBegun) -> None:
+        """Put on record that there is a response, complete or not; of two with one id the first counts.
+
+        Never waits, never raises: what cannot be written now is kept and tried again.
+        """
+        self._responses.begin(record)
+
+    async def end_response(self, record: ResponseEnded) -> None:
+        """Put on record how a response ended; the first ending counts, and a deleted one stays deleted.
+
+        Never raises: what cannot be written now is kept and tried again. Takes BEGIN_SECONDS at most.
+        """
+        await self._responses.end(record, BEGIN_SECONDS)
+
+    async def response(self, response_id: str) -> ResponseRow | None:
+        """One response, None when there is none of this id. Raises StoreError."""
+        await self._settled()
+        return await self._responses.find(response_id)
+
+    async def delete_response(self, response_id: str) -> bool:
+        """Remove a response; False when there was none. Its turn and its conversation stay. Raises StoreError."""
+        await self._settled()  # else a beginning that is kept would bring it back
+        return bool(await self._erase(Stage.DELETE_RESPONSE, {"response": name_of(response_id)}))
 
     # ------------------------------------------------------------------ ledger
 
@@ -222,7 +272,7 @@ class Store:
             self._writer.withdraw(work)
             raise StoreError(f"the store {self.address} did not answer within {ERASE_SECONDS:g} s") from error
 
-    async def _close_lost(self, last_turn: int, last_channel: int) -> int:
+    async def _close_lost(self, last: Sequence[int]) -> int:
         """Close what was open when this server began; kept and tried again where the store cannot be written yet."""
         cause = Cause.SERVER_LOST
         whole = isinstance(self.address, SqliteFile)  # it is all ours, whatever the state folder was called before
@@ -233,12 +283,12 @@ class Store:
             "said": EXPLANATIONS[cause].message,
         }
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        rows = ((Stage.CLOSE_TURNS, row | {"last": last_turn}), (Stage.CLOSE_CHANNELS, row | {"last": last_channel}))
+        rows = tuple((stage, row | {"last": number}) for (_, stage), number in zip(_LEFT_OPEN, last, strict=True))
         self._writer.put(Work(rows, 0, kept=True, done=done))
         await asyncio.wait({done}, timeout=SETTLE_SECONDS)
         return done.result() if done.done() else 0
 
 
-async def _last_numbers(connection: AsyncConnection) -> tuple[int, int]:
-    last = [(await connection.scalar(select(func.max(table.c.number)))) or 0 for table in (turns, ledger_table)]
-    return last[0], last[1]
+async def _last_numbers(connection: AsyncConnection) -> list[int]:
+    """The newest row of each of these tables, 0 where there is none."""
+    return [(await connection.scalar(select(func.max(table.c.number)))) or 0 for table, _ in _LEFT_OPEN]

@@ -6,7 +6,7 @@ columns come first, so that SQLite reads them without the long ones.
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, Double, ForeignKey, Index, Integer, MetaData, Table, Text
+from sqlalchemy import BigInteger, Column, Double, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
 
 VERSION_TABLE: Final = "agentd_schema"
 
@@ -95,7 +95,27 @@ ledger: Final = Table(
 Index("ix_ledger_id", ledger.c.id, unique=True)
 Index("ix_ledger_name_number", ledger.c.name, ledger.c.number)
 
+# What was answered by an API, as that API has it. JSON that is given back byte by byte stands in columns of bytes.
+responses: Final = Table(
+    "responses",
+    metadata,
+    _number(),
+    Column("id", Text, nullable=False),
+    Column("turn", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("graph", Text, nullable=False),
+    Column("user", Text, nullable=False),
+    Column("session", Text, nullable=False),
+    Column("instance", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("created_at", Double, nullable=False, index=True),
+    Column("ended_at", Double),
+    Column("body", LargeBinary, nullable=False),
+    Column("input", LargeBinary, nullable=False),
+)
+Index("ix_responses_id", responses.c.id, unique=True)
+
 # What has not ended: few rows of many, looked for when a server starts.
-for _table in (turns, ledger):
+for _table in (turns, ledger, responses):
     _open = _table.c.ended_at.is_(None)
     Index(f"ix_{_table.name}_open", _table.c.instance, sqlite_where=_open, postgresql_where=_open)

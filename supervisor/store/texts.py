@@ -7,6 +7,7 @@ any amount of it. None of this may cost a turn its record.
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, TypeVar
 
@@ -16,6 +17,7 @@ TURN_BYTES: Final = 4 * 1024 * 1024  # of one turn, question and answer together
 QUESTION_BYTES: Final = 1024 * 1024
 ANSWER_BYTES: Final = TURN_BYTES - QUESTION_BYTES
 STATE_BYTES: Final = 256 * 1024
+RESPONSE_BYTES: Final = 8 * 1024 * 1024  # of a response's body, and as much of its input
 NAME_BYTES: Final = 400  # far below what an index of PostgreSQL takes
 DETAIL_BYTES: Final = 4096
 
@@ -26,6 +28,8 @@ MOST_VALUES: Final = 20_000  # that are looked at one by one, which holds up eve
 REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
 
 _SURROGATES: Final = dict.fromkeys(range(0xD800, 0xE000), REPLACEMENT)
+_UNSTORABLE: Final = re.compile(r"[\\\0\ud800-\udfff]")
+_ESCAPED: Final = re.compile(r"\\([0-9a-f]{4})")
 _MARK_BYTES: Final = 64  # no mark is longer
 _TOO_MANY: Final = f"[cut: more than {MOST_VALUES} values]"
 
@@ -65,6 +69,16 @@ def name_of(text: str) -> str:
         return text
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
     return f"{name.encode()[: NAME_BYTES - 32].decode(errors='ignore')}…{digest}"
+
+
+def escape(text: str) -> str:
+    """The text with a backslash and four digits in place of what cannot be stored; `unescape` gives it back exactly."""
+    return _UNSTORABLE.sub(lambda found: f"\\{ord(found[0]):04x}", text)
+
+
+def unescape(text: str) -> str:
+    """What `escape` was given."""
+    return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), text)
 
 
 def to_json(value: Any) -> str:

@@ -88,9 +88,12 @@ class Session:
             self._stir.set()
 
     async def _work(self) -> None:
+        linger = True
         while self.pending:
             turn = self.current = self.pending.popleft()
+            linger = turn.request.linger or self._pinned
             self._waits.pop(turn).cancel()
+            turn.call()
             try:
                 await self._carry_out(turn)
             except Exception:
@@ -102,7 +105,7 @@ class Session:
             if not self.pending and not self.single and self._starting is not None:
                 await asyncio.wait({self._starting})  # of a turn that was not waited for; the next one may use it
         self._working = False
-        if self.single:
+        if self.single or not linger:
             self._let_go(Cause.TURN_ENDED)
         elif self.channel is None or self.channel.state not in LIVE:
             self._home.forget(self)

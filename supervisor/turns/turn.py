@@ -90,10 +90,15 @@ class Turn:
         self.over = False  # the reader has got the last event
         self._waiting: asyncio.Future[None] | None = None
         loop = asyncio.get_running_loop()
+        self._called: asyncio.Future[None] = loop.create_future()
         self._started: asyncio.Future[None] = loop.create_future()
         self._done: asyncio.Future[None] = loop.create_future()
 
     # ------------------------------------------------------------------ for the reader
+
+    async def called(self) -> None:
+        """Wait until no earlier turn of the session is before it. Raises Refusal when that does not come to be."""
+        await asyncio.shield(self._called)
 
     async def started(self) -> None:
         """Wait until the worker was asked. Raises Refusal when that cannot be."""
@@ -185,6 +190,11 @@ class Turn:
         if self.wish is not None:
             raise Refusal(*self.wish)
 
+    def call(self) -> None:
+        """It is its turn now."""
+        if not self._called.done():
+            self._called.set_result(None)
+
     def start(self, channel: Channel) -> None:
         """The worker is asked now."""
         self.channel = channel
@@ -196,9 +206,10 @@ class Turn:
         self.ending = self.verdict = ending = TurnEnding(refusal.cause, refusal.detail, ms=self.ms)
         event = ending.as_event(self.id)
         self._last = Item(event, b"event: error\ndata: %b\n\n" % orjson.dumps(event))  # should a stream have begun
-        if not self._started.done():
-            self._started.set_exception(refusal)
-            self._started.exception()  # nobody may be waiting
+        for waited_for in (self._called, self._started):
+            if not waited_for.done():
+                waited_for.set_exception(refusal)
+                waited_for.exception()  # nobody may be waiting
         self._finish()
 
     def end(self, ending: TurnEnding, last: Item) -> None:

@@ -73,7 +73,7 @@ async def test_what_no_node_answers_is_refused(server: Agentd) -> None:
         ({"graph": "talker", "message": "a", "input": 1}, 400, "exactly one of message, messages and input"),
         ({"graph": "talker", "message": 7}, 400, "message: Input should be a valid string"),
         ({"graph": "talker", "messages": []}, 400, "messages"),
-        ({"graph": "talker", "messages": [{"role": "boss", "content": ""}]}, 400, "messages.0.role"),
+        ({"graph": "talker", "messages": [{"role": "boss", "content": ""}]}, 400, "messages[0].role"),
         ({"graph": "talker", "message": "a", "kind": "invoke"}, 400, "kind is 'invoke'"),
         ({"graph": "talker", "message": "a", "colour": 1}, 400, "colour is no field"),
         ({"graph": "talker", "message": "a", "session": ""}, 400, "session"),

@@ -1,6 +1,8 @@
 """The one handler of turns for every API: it does all the I/O, a translator says how things look (law 2)."""
 
-from collections.abc import Mapping
+import asyncio
+import contextlib
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 from aiohttp import web
@@ -12,21 +14,39 @@ from supervisor.turns.requests import TurnRequest
 from supervisor.turns.sessions import Sessions
 from supervisor.turns.turn import Item, Turn, TurnEnding
 
+# A start takes milliseconds, and so does one that fails: within this time a refusal still has its own status. After
+# it the head of the stream is sent, so that a slow start does not look like a server that hangs.
+PATIENCE_SECONDS: Final = 0.25
+
 
 class Translator(Protocol):
     """How one turn looks in one API. Pure: it may remember what it has translated of this turn."""
 
     headers: Mapping[str, str] = HEADERS
     keep_alive: bytes | None = COMMENT
+    patience: float | None = None  # seconds a stream's head waits for the worker; None: until the worker was asked
 
     def opening(self, turn: Turn) -> list[bytes]:
-        """The events a stream begins with, before the agent says anything."""
+        """The events a stream begins with, before the agent says anything. Called once, before all else."""
 
-    def event(self, item: Item) -> bytes | None:
-        """One event of the agent, or the ending; None: this API does not tell of it."""
+    def events(self, items: list[Item]) -> Sequence[bytes]:
+        """What there is to tell of these events of the agent, or of the ending, which is the last of all."""
 
     def body(self, turn: Turn, ending: TurnEnding) -> web.Response:
-        """The whole answer to a request that does not stream."""
+        """The whole answer to a request that does not stream, after all events."""
+
+
+class Keeper(Protocol):
+    """Who keeps what a turn answers, for those who ask for it later."""
+
+    async def begun(self, turn: Turn) -> None:
+        """The turn has a worker, or will be told as a stream. Raises Refusal."""
+
+    async def over(self, turn: Turn) -> None:
+        """The turn has ended and was translated whole; the reader does not know yet."""
+
+    def left(self, turn: Turn) -> None:
+        """The reader has gone; the turn ends by itself."""
 
 
 class TurnHandler:
@@ -37,7 +57,13 @@ class TurnHandler:
         self._streams: Final = streams
 
     async def handle(
-        self, request: web.Request, wanted: TurnRequest, translator: Translator, *, stream: bool
+        self,
+        request: web.Request,
+        wanted: TurnRequest,
+        translator: Translator,
+        *,
+        stream: bool,
+        keeper: Keeper | None = None,
     ) -> web.StreamResponse:
         """Begin a turn, and answer `request` with it. Raises Refusal as long as no head is sent.
 
@@ -46,25 +72,64 @@ class TurnHandler:
         turn = self._sessions.begin(wanted)
         note(request, turn=turn.id)
         try:
-            await turn.started()
-            if not stream:
-                return translator.body(turn, await turn.done())
-            return await self._relay(request, turn, translator)
+            await _ready(turn, translator.patience if stream else None)
+            opening = translator.opening(turn)
+            if keeper is not None:
+                await keeper.begun(turn)
+            if stream:
+                return await self._relay(request, turn, translator, opening, keeper)
+            return translator.body(turn, await collect(turn, translator, keeper))
         finally:
             turn.leave()
+            if keeper is not None:
+                keeper.left(turn)
 
-    async def _relay(self, request: web.Request, turn: Turn, translator: Translator) -> web.StreamResponse:
+    async def _relay(
+        self, request: web.Request, turn: Turn, translator: Translator, opening: list[bytes], keeper: Keeper | None
+    ) -> web.StreamResponse:
         events = EventStream(request, self._streams, translator.headers, translator.keep_alive)
         try:
             await events.open()
-            await events.send(translator.opening(turn))
+            await events.send(opening)
             while not turn.over:
                 items = turn.take()
                 if items:
-                    await events.send([event for item in items if (event := translator.event(item)) is not None])
+                    frames = translator.events(items)
+                    if keeper is not None:
+                        await _keep(turn, keeper)
+                    await events.send(frames)
                 else:
                     await turn.wait()
             await events.close()
         finally:
             events.abandon()
         return events.response
+
+
+async def collect(turn: Turn, translator: Translator, keeper: Keeper | None) -> TurnEnding:
+    """Let `translator` see a turn whole that nobody reads as a stream; how it ended."""
+    while not turn.over:
+        items = turn.take()
+        if items:
+            translator.events(items)
+        else:
+            await turn.wait()
+    if keeper is not None:
+        await keeper.over(turn)
+    return await turn.ended_by()
+
+
+async def _keep(turn: Turn, keeper: Keeper) -> None:
+    if turn.over:
+        await keeper.over(turn)
+
+
+async def _ready(turn: Turn, patience: float | None) -> None:
+    """Wait until the head of an answer may be sent. Raises Refusal."""
+    if patience is None:
+        await turn.started()
+        return
+    await turn.called()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(patience):
+            await turn.started()

@@ -1,6 +1,6 @@
 """agentd's own API of turns: bodies to turn requests, events to server-sent events, endings to JSON. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from aiohttp import web
@@ -104,14 +104,15 @@ class Native:
 
     headers: Mapping[str, str] = HEADERS
     keep_alive: bytes | None = COMMENT
+    patience: float | None = None
 
     def opening(self, turn: Turn) -> list[bytes]:
         """The event ``turn``: what it is called, and where it runs."""
         return [b"event: turn\ndata: %b\n\n" % encode(_about(turn))]
 
-    def event(self, item: Item) -> bytes | None:
+    def events(self, items: list[Item]) -> Sequence[bytes]:
         """Every event as the channel's stream has it."""
-        return item.encoded
+        return [item.encoded for item in items]
 
     def body(self, turn: Turn, ending: TurnEnding) -> web.Response:
         """What the turn's events add up to, and how it ended."""

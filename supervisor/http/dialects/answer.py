@@ -1,0 +1,186 @@
+"""What an agent says in one turn, as the parts that APIs tell of one by one: texts, thoughts and calls of tools. Pure.
+
+An agent's events say nothing of where a text begins or ends: it does when something of another kind follows. `Answer`
+finds these borders, once for all APIs that have them, and a `Voice` says how each of them looks on the wire.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, Protocol
+
+import orjson
+
+from supervisor.turns.transcript import MAX_BYTES, MAX_CHARACTERS, Event, Text
+from supervisor.turns.turn import Item
+
+MOST_PARTS: Final = 4096
+TOOL_CALLS: Final = "tool_calls"  # in a turn's value: calls that the client is to answer
+INCOMPLETE: Final = "incomplete"  # in a turn's value: why the text is not all that there would be
+
+Kind = Literal["text", "thought", "call"]
+Frames = list[bytes]
+
+
+@dataclass(slots=True, eq=False)
+class Part:
+    """One stretch of an answer. `index` is its place; a text or thought grows, a call is there at once."""
+
+    kind: Kind
+    index: int
+    body: Text = field(default_factory=Text)
+    call: Event = field(default_factory=dict)  # id, name, arguments; with its result also output and failed
+
+    @property
+    def text(self) -> str:
+        """The text as far as it got."""
+        return str(self.body)
+
+    @property
+    def arguments(self) -> str:
+        """A call's arguments as JSON."""
+        return orjson.dumps(self.call["arguments"]).decode()
+
+
+class Voice(Protocol):
+    """How an API tells of an answer: each method appends encoded events to `out`."""
+
+    def begun(self, part: Part, out: Frames) -> None:
+        """A part has begun."""
+
+    def piece(self, part: Part, text: str, out: Frames) -> None:
+        """A piece of a text or thought, which `part` has already: the hottest path."""
+
+    def ended(self, part: Part, out: Frames) -> None:
+        """Nothing is added to a part any more."""
+
+    def result(self, part: Part, out: Frames) -> None:
+        """A call, ended before, has its result."""
+
+    def over(self, answer: "Answer", last: Event, out: Frames) -> None:
+        """The turn has ended as its ``final`` or ``error`` event says."""
+
+
+class Answer:
+    """The parts of one turn. Bounded as a transcript is: what is beyond is told, but not kept, and it is `cut`."""
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+        self.usage: Event | None = None
+        self.sources: list[Event] = []
+        self.value: Any = None
+        self.cut = False
+        self._structured: Any = None
+        self._open: Part | None = None
+        self._count = 0
+        self._has_text = False
+        self._characters = 0
+        self._bytes = 0
+        self._calls: dict[str, Part] = {}
+
+    @property
+    def handed(self) -> list[Event]:
+        """The calls that the client is to answer, once the turn has ended."""
+        value = self.value.get(TOOL_CALLS) if isinstance(self.value, dict) else None
+        ids = {call.get("id") for call in value if isinstance(call, dict)} if isinstance(value, list) else set()
+        return [part.call for part in self.parts if part.kind == "call" and part.call["id"] in ids]
+
+    @property
+    def incomplete(self) -> str:
+        """Why the answer is not whole although the turn ended well; empty: it is."""
+        reason = self.value.get(INCOMPLETE) if isinstance(self.value, dict) else None
+        return reason if isinstance(reason, str) else "max_output_tokens" if self.cut else ""
+
+    def follow(self, items: Iterable[Item], voice: Voice) -> Frames:
+        """What `voice` says of these events of the turn, in order."""
+        out: Frames = []
+        for item in items:
+            event = item.event
+            kind = event["type"]
+            if kind == "text":
+                part = self._open
+                if part is None or part.kind != "text":
+                    part = self._begin("text", voice, out)
+                self._add(part, event["text"])
+                voice.piece(part, event["text"], out)
+            else:
+                self._rare(kind, event, voice, out)
+        return out
+
+    def _rare(self, kind: str, event: Event, voice: Voice, out: Frames) -> None:
+        if kind == "thought":
+            part = self._open
+            if part is None or part.kind != "thought":
+                part = self._begin("thought", voice, out)
+            self._add(part, event["text"])
+            voice.piece(part, event["text"], out)
+        elif kind == "tool_call":
+            call = {name: event[name] for name in ("id", "name", "arguments")}
+            part = self._begin("call", voice, out, call)
+            if self._fits(call) and part in self.parts[-1:]:
+                self._calls[call["id"]] = part
+            self._end(voice, out)
+        elif kind == "tool_result":
+            self._result(event, voice, out)
+        elif kind == "usage":
+            self.usage = event
+        elif kind == "source":
+            if self._fits(event):
+                self.sources.append(event)
+        elif kind == "structured":
+            self._structured = event.get("value")
+        elif kind in ("final", "error"):
+            self._finish(event, voice, out)
+
+    def _begin(self, kind: Kind, voice: Voice, out: Frames, call: Event | None = None) -> Part:
+        self._end(voice, out)
+        part = self._open = Part(kind, self._count, call=call or {})
+        self._count += 1
+        self._has_text = self._has_text or kind == "text"
+        if len(self.parts) < MOST_PARTS:
+            self.parts.append(part)
+        else:
+            self.cut = True
+        voice.begun(part, out)
+        return part
+
+    def _end(self, voice: Voice, out: Frames) -> None:
+        part, self._open = self._open, None
+        if part is not None:
+            voice.ended(part, out)
+
+    def _add(self, part: Part, text: str) -> None:
+        self._characters += len(text)
+        if self._characters > MAX_CHARACTERS or not part.body.add(text):
+            self.cut = True
+
+    def _result(self, event: Event, voice: Voice, out: Frames) -> None:
+        part = self._calls.pop(event["id"], None)
+        if part is not None and self._fits(event):
+            self._end(voice, out)
+            part.call |= {"output": event.get("output"), "failed": event.get("failed") is True}
+            voice.result(part, out)
+
+    def _fits(self, body: Event) -> bool:
+        self._bytes += len(orjson.dumps(body))
+        fits = self._bytes <= MAX_BYTES
+        self.cut = self.cut or not fits
+        return fits
+
+    def _finish(self, last: Event, voice: Voice, out: Frames) -> None:
+        """Of an agent that answered by a value only, the value is the text; an answer to nobody is an empty text."""
+        self.value = last.get("value")
+        self.cut = self.cut or "lost" in last
+        if last["type"] == "final" and not self._has_text and not self.handed:
+            text = self._value_as_text()
+            part = self._begin("text", voice, out)
+            if text:
+                self._add(part, text)
+                voice.piece(part, text, out)
+        self._end(voice, out)
+        voice.over(self, last, out)
+
+    def _value_as_text(self) -> str:
+        value = self._structured if self._structured is not None else self.value
+        if isinstance(value, dict) and value.keys() == {INCOMPLETE}:
+            return ""
+        return value if isinstance(value, str) else "" if value is None else orjson.dumps(value).decode()
