@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Awaitable, Callable
 
-from bench import streams
+from bench import dialects, streams
 from bench.figures import Figure, percentile
 from bench.server import BenchServer, channels
 
@@ -188,4 +188,5 @@ SCENARIOS: dict[str, Callable[[bool], Awaitable[list[Figure]]]] = {
     "tree": tree_stop,
     "shutdown": shutdown,
     **streams.SCENARIOS,
+    **dialects.SCENARIOS,
 }

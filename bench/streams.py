@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -18,21 +19,26 @@ END: Final = b"\r\n0\r\n\r\n"
 
 
 class Reader(asyncio.Protocol):
-    """A client as cheap as can be: it counts the events in what comes, or gives it to `taken`."""
+    """A client as cheap as can be: it counts the marks of events in what comes, or gives it to `taken`."""
 
-    def __init__(self, request: bytes, taken: Callable[[bytes], None] | None = None) -> None:
+    def __init__(
+        self, request: bytes, taken: Callable[[bytes], None] | None = None, *, mark: bytes = EVENT, kept: int = 0
+    ) -> None:
         self.events = 0
         self.bytes = 0
-        self.first = self.last = 0.0
+        self.asked = self.first = self.last = 0.0
+        self.end: deque[bytes] = deque(maxlen=kept)  # what came last
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.transport: asyncio.Transport | None = None
         self._request = request
         self._tail = b""
         self._taken = taken
+        self._mark = mark
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Ask."""
         self.transport = transport  # type: ignore[assignment]
+        self.asked = time.perf_counter()
         self.transport.write(self._request)  # type: ignore[union-attr]
 
     def data_received(self, data: bytes) -> None:
@@ -44,12 +50,13 @@ class Reader(asyncio.Protocol):
         if self._taken is not None:
             self._taken(data)
         seen = self._tail + data
-        count = seen.count(EVENT)
+        count = seen.count(self._mark)
         if count and not self.events:
             self.first = now
         self.events += count
         self.bytes += len(data)
-        self._tail = seen[1 - len(EVENT) :]
+        self.end.append(data)
+        self._tail = seen[1 - len(self._mark) :]
         if seen.endswith(END) and not self.over.done():
             self.last = now
             self.over.set_result(None)
@@ -65,14 +72,19 @@ def request(path: str = "/turns", **context: Any) -> bytes:
     body = {"message": "go", "stream": True, "context": context}
     if path == "/turns":
         body["graph"] = "stream"
+    return post(path, body)
+
+
+def post(path: str, body: Any) -> bytes:
+    """A request as it is on the wire."""
     data = json.dumps(body).encode()
     return b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (path.encode(), len(data), data)
 
 
-async def connect(server: BenchServer, ask: bytes, taken: Callable[[bytes], None] | None = None) -> Reader:
-    """A reader that has asked."""
+async def connect(server: BenchServer, ask: bytes, taken: Callable[[bytes], None] | None = None, **more: Any) -> Reader:
+    """A reader that has asked; `more` is for its constructor."""
     host, port = server.address.removeprefix("http://").split(":")
-    reader = Reader(ask, taken)
+    reader = Reader(ask, taken, **more)
     await asyncio.get_running_loop().create_connection(lambda: reader, host, int(port))
     return reader
 

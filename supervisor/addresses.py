@@ -36,7 +36,7 @@ def is_host(text: str) -> bool:
     return True
 
 
-def parse_address(text: object) -> Address | None:
+def parse_listen(text: object) -> Address | None:
     """The address of ``host:port``, an IPv6 address in brackets; None when it is not of this form."""
     if not isinstance(text, str):
         return None

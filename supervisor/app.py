@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import structlog
 
+from supervisor.addresses import Address
 from supervisor.catalog import GraphCatalog
 from supervisor.channels.channel import Channel
 from supervisor.channels.preparation import Preparation
@@ -95,6 +96,7 @@ class Server:
                 sessions=self.sessions,
                 lives=self._chronicle.feed,
                 records=self.store,
+                shelf=self.store,
             ),
             close_seconds=HTTP_CLOSE_SECONDS,
         )
@@ -197,5 +199,4 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
 
 
 def _shown(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"http://{Address(*listener.getsockname()[:2])}"

@@ -146,7 +146,7 @@ EXPLANATIONS: dict[Cause, Explanation] = {
     ),
     Cause.TURN_UNKNOWN: Explanation("no such turn is waiting or running", "it has ended, or its id is another one"),
     Cause.RESPONSE_UNKNOWN: Explanation(
-        "no response or task of this id is kept", "it was deleted, is too old, was not to be stored, or its id is another"
+        "no response or task of this id is kept", "it was deleted, is too old, was not stored, or its id is another one"
     ),
     Cause.RESPONSE_ENDED: Explanation("the response is complete, so it cannot be cancelled", "retrieve it"),
     Cause.SESSION_BUSY: Explanation(

@@ -12,7 +12,7 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, SecretStr
 
-from supervisor.addresses import LISTEN_ALLOWED, Address, is_host, items_of, parse_address
+from supervisor.addresses import LISTEN_ALLOWED, Address, is_host, items_of, parse_listen
 from supervisor.property import INJECTABLE, Injection
 from supervisor.store.address import ALLOWED as STORES
 from supervisor.store.address import SqliteFile, parse_address
@@ -153,7 +153,7 @@ def _host(value: str) -> str:
 
 
 def _address(item: object) -> Address:
-    address = item if isinstance(item, Address) else parse_address(item)
+    address = item if isinstance(item, Address) else parse_listen(item)
     if address is None:
         raise ValueError("not an address")
     return address

@@ -13,7 +13,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Final
 
-from supervisor.addresses import LISTEN_ALLOWED, Address, items_of, parse_address
+from supervisor.addresses import LISTEN_ALLOWED, Address, items_of, parse_listen
 from worker.spawn import CHANNEL_VARIABLE, INSTANCE_VARIABLE
 
 PREFIX: Final = "AGENTD_"
@@ -205,14 +205,14 @@ def _with_listen_split(layer: Layer) -> Layer:
         return layer
     items = items_of(listen.value) or [listen.value]
     first, *others = (_address(item, listen) for item in items)
-    whole = ", ".join(map(str, items))
+    whole = listen.value if isinstance(listen.value, str) else ", ".join(map(str, items))
     values = (first.host, first.port, tuple(others))
     given = (Given(value, listen.name, listen.source, part_of=whole) for value in values)
     return layer | dict(zip(LISTEN_FIELDS, given, strict=True))
 
 
 def _address(item: object, listen: Given) -> Address:
-    address = parse_address(item)
+    address = parse_listen(item)
     if address is None:
         raise SettingsError(Problem(listen.name, listen.source, f"allowed: {LISTEN_ALLOWED}", repr(item)))
     return address

@@ -57,6 +57,49 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "property.json"
 
 
+@pytest.mark.parametrize(
+    ("graphs", "wanted", "expected"),
+    [
+        (["a", "friday", "b"], None, "friday"),
+        (["a", "friday"], "", "friday"),
+        (["a", "friday"], "b", "b"),
+        (["a", "b", "a"], None, "a"),
+        (["", "Friday"], None, "Friday"),
+        ([], "a", "a"),
+    ],
+)
+def test_the_graph_that_answers_where_none_is_named(
+    path: Path, graphs: list[str], wanted: str | None, expected: str
+) -> None:
+    graph_file(path, *graphs)
+    assert GraphCatalog(path).default(wanted) == expected
+
+
+@pytest.mark.parametrize("graphs", [[], [""]])
+def test_no_graph_that_could_answer(path: Path, graphs: list[str]) -> None:
+    graph_file(path, *graphs)
+    told = refused(Cause.GRAPH_UNKNOWN, GraphCatalog(path).default, None)
+    assert told == "no graph was named, and property.json has none to choose from"
+
+
+def test_whether_there_is_a_graph(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph_file(path, "a", "", "b")
+    catalog = GraphCatalog(path)
+    assert [catalog.has(name) for name in ("a", "b", "", "A", "c")] == [True, True, False, False, False]
+    settled(monkeypatch)
+    catalog.document()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_read", None)  # from memory
+        assert catalog.has("b")
+        assert catalog.default(None) == "a"
+    graph_file(path, "a", "friday")
+    assert (catalog.has("b"), catalog.default(None)) == (False, "friday")
+    path.unlink()
+    refused(Cause.PROPERTY_UNREADABLE, catalog.has, "a")
+    refused(Cause.PROPERTY_UNREADABLE, catalog.default, None)
+    assert catalog.default("a") == "a"
+
+
 def test_an_unchanged_file_is_read_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     graph_file(path, "a")
     settled(monkeypatch)

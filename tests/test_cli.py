@@ -357,6 +357,10 @@ def test_the_server_of_this_folders_settings(server: Commands) -> None:
         f'listen = "0.0.0.0:{server.port}"\ntoken = "{TOKEN}"\nmistake = "elsewhere"\n'
     )
     assert server.run("graphs", AGENTD_SERVER=None, AGENTD_TOKEN=None).code == 0
+    (server.folder / "agentd.toml").write_text(
+        f'listen = ["127.0.0.1:{server.port}", "127.0.0.1:1"]\ntoken = "{TOKEN}"\n'
+    )
+    assert server.run("graphs", AGENTD_SERVER=None, AGENTD_TOKEN=None).code == 0
     (server.folder / "agentd.toml").write_text("port = 0")
     done = server.run("graphs", AGENTD_SERVER=None)
     assert (done.code, done.err.splitlines()[0]) == (2, "agentd: port lets the server take any free port [usage]")
@@ -476,19 +480,40 @@ def test_doctor(server: Commands) -> None:
 def test_doctor_finds_what_fails(server: Commands) -> None:
     (server.folder / "property.json").write_text("{")
     (server.folder / "file").write_text("")
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+    with socket.socket() as taken, socket.socket() as free:
+        for one in (taken, free):
+            one.bind(("127.0.0.1", 0))
         taken.listen()
+        ports = (server.port, taken.getsockname()[1], free.getsockname()[1])
+        free.close()
+        places = [*(f"127.0.0.1:{port}" for port in ports), "[::1]:0"]
         done = server.run(
             "doctor",
             "--json",
-            SERVER_PORT=str(taken.getsockname()[1]),
+            AGENTD_LISTEN=",".join(places),
             AGENTD_STATE_DIR=str(server.folder / "file" / ("x" * 99)),
         )
     report = json.loads(done.out)
     failed = {check["name"] for check in report["checks"] if check["status"] == "fail"}
     assert (done.code, report["ok"]) == (1, False)
     assert failed == {"port", "property file", "state folder", "log folder", "socket path"}
+    assert [(check["status"], check["finding"]) for check in report["checks"] if check["name"] == "port"] == [
+        ("ok", f"agentd answers at {places[0]}"),
+        ("fail", f"cannot listen at {places[1]}: Address already in use"),
+        ("ok", f"{places[2]} is free"),
+        ("ok", "[::1]:0: any free one is taken"),
+    ]
+
+
+def test_doctor_finds_addresses_that_exclude_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "PROBE_SECONDS", 0.1)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    given = settings.Settings(port=port, also_listen=f"0.0.0.0:{port}", allow_unprotected=True)
+    found = list(checks._ports(settings.Loaded(given, {}, (), {})))
+    assert [check.status for check in found] == ["ok", "fail"]
+    assert found[1].finding == f"cannot listen at 0.0.0.0:{port}: Address already in use"
 
 
 def test_limits_that_are_too_low() -> None:

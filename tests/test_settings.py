@@ -13,12 +13,15 @@ from hypothesis import given as sampled
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from supervisor import serve as serving
 from supervisor import sources
+from supervisor.addresses import Address, parse_listen
+from supervisor.cli import serve as serve_command
 from supervisor.cli.serve import read
 from supervisor.property import Injection
 from supervisor.setting_types import is_loopback, size_text
 from supervisor.settings import MASK, Settings, describe, in_words, load
-from supervisor.sources import Given, SettingsError, parse_listen
+from supervisor.sources import Given, SettingsError
 
 DOCS = Path(__file__).parents[1] / "docs" / "settings.md"
 FIELDS = Settings.model_fields
@@ -180,6 +183,8 @@ GOOD = [
     ("AGENTD_WORKER_MEMORY_BYTES", "512 MiB", "worker_memory_bytes", 512 * 1024**2),
     ("AGENTD_WORKER_OPEN_FILES", "", "worker_open_files", None),
     ("AGENTD_CONTAINMENT", "sweep", "containment", "sweep"),
+    ("AGENTD_DEFAULT_GRAPH", "va", "default_graph", "va"),
+    ("AGENTD_DEFAULT_GRAPH", "", "default_graph", None),
     ("VECTOR_DOCUMENT_PRESET_LIST", '[{"a":1}]', "vector_document_preset_list", '[{"a":1}]'),
 ]  # fmt: skip
 
@@ -215,6 +220,8 @@ BAD = [
     ("AGENTD_LISTEN", "::1:80"),
     ("AGENTD_LISTEN", "127.0.0.1:99999"),
     ("AGENTD_LISTEN", "a b:80"),
+    ("AGENTD_LISTEN", ""),
+    ("AGENTD_LISTEN", "a..b:80"),
     ("AGENTD_LISTEN", "0.0.0.0:80"),
     ("AGENTD_APP_DIR", "/does/not/exist"),
     ("AGENTD_PROPERTY", ""),
@@ -303,9 +310,17 @@ def test_listening_beyond_loopback_has_to_be_protected(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("127.0.0.1:8080", ("127.0.0.1", "8080")),
-        ("[::1]:80", ("::1", "80")),
-        ("agentd.example:0", ("agentd.example", "0")),
+        ("127.0.0.1:8080", Address("127.0.0.1", 8080)),
+        (" [::1]:80", Address("::1", 80)),
+        ("agentd.example:0", Address("agentd.example", 0)),
+        ("agentd.example.:1", Address("agentd.example.", 1)),
+        (f"{'x' * 63}.y:1", Address(f"{'x' * 63}.y", 1)),
+        (f"{'x' * 64}.y:1", None),
+        (f"{'x.' * 127}:1", None),
+        ("a..b:1", None),
+        ("a b:1", None),
+        ("[::g]:80", None),
+        ("a:1,b:2", None),
         ("[127.0.0.1]:80", None),
         ("[::1:80", None),
         ("::1", None),
@@ -317,7 +332,10 @@ def test_listening_beyond_loopback_has_to_be_protected(monkeypatch: pytest.Monke
     ],
 )
 def test_listen(text: object, expected: Any) -> None:
-    assert parse_listen(text) == expected
+    address = parse_listen(text)
+    assert address == expected
+    if isinstance(text, str) and address is not None:
+        assert str(address) == text.strip()
 
 
 def test_listen_and_server_port(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -327,6 +345,112 @@ def test_listen_and_server_port(monkeypatch: pytest.MonkeyPatch, folder: Path) -
     monkeypatch.delenv("AGENTD_LISTEN")
     (folder / ".env").write_text("AGENTD_LISTEN=[::1]:83\n")
     assert (load().settings.host, load().settings.port) == ("::1", 82)
+
+
+HOME, OTHER, THIRD = "127.0.0.1:8080", "127.0.0.1:8090", "[::1]:7091"
+NO_LISTEN = {"flags": (), "named": (), "environment": {}, "dotenv": "", "config": ""}
+PLACES: list[tuple[dict[str, Any], list[str]]] = [
+    ({}, [HOME]),
+    ({"flags": ["--listen", OTHER]}, [OTHER]),
+    ({"flags": ["--listen", OTHER, "--listen", HOME]}, [OTHER, HOME]),
+    ({"flags": ["--listen", f"{OTHER}, {HOME},", "--listen", THIRD]}, [OTHER, HOME, THIRD]),
+    ({"flags": ["--listen", THIRD], "environment": {"AGENTD_LISTEN": f"{HOME},{OTHER}"}}, [THIRD]),
+    ({"flags": ["--listen", THIRD, "--port", "1", "--also-listen", HOME]}, [THIRD]),
+    ({"flags": ["--port", "1", "--also-listen", f"{HOME},{OTHER}"]}, ["127.0.0.1:1", HOME, OTHER]),
+    ({"named": [f"listen={HOME},{OTHER}"]}, [HOME, OTHER]),
+    ({"named": [f"AGENTD_LISTEN={OTHER},{HOME}"]}, [OTHER, HOME]),
+    ({"named": [f"also_listen={OTHER}"]}, [HOME, OTHER]),
+    ({"environment": {"AGENTD_LISTEN": f" {OTHER} ,{HOME}"}}, [OTHER, HOME]),
+    ({"environment": {"AGENTD_LISTEN": OTHER}, "dotenv": f"AGENTD_LISTEN={HOME},{THIRD}"}, [OTHER]),
+    ({"environment": {"AGENTD_LISTEN": "localhost:0,localhost:0"}}, ["localhost:0", "localhost:0"]),
+    ({"environment": {"SERVER_PORT": "81"}, "dotenv": f"AGENTD_LISTEN={HOME},{THIRD}"}, ["127.0.0.1:81", THIRD]),
+    ({"dotenv": f"AGENTD_LISTEN={HOME},{THIRD}", "config": f"listen = '{OTHER}'"}, [HOME, THIRD]),
+    ({"config": f"listen = '{OTHER}'"}, [OTHER]),
+    ({"config": f"listen = '{OTHER},{HOME}'"}, [OTHER, HOME]),
+    ({"config": f"listen = ['{OTHER}']"}, [OTHER]),
+    ({"config": f"listen = ['{OTHER}', '{THIRD}']\nport = 5\nalso_listen = '{HOME}'"}, [OTHER, THIRD]),
+    ({"config": f"also_listen = ['{OTHER}', '{THIRD}']\nport = 5"}, ["127.0.0.1:5", OTHER, THIRD]),
+]
+
+
+def configured(folder: Path, monkeypatch: pytest.MonkeyPatch, places: dict[str, Any]) -> Any:
+    """What `agentd serve` would be started with; each place says what it is given."""
+    places = NO_LISTEN | places
+    for name, value in places["environment"].items():
+        monkeypatch.setenv(name, value)
+    (folder / ".env").write_text(places["dotenv"])
+    (folder / "agentd.toml").write_text(places["config"])
+    served = []
+    monkeypatch.setattr(serving, "serve", lambda settings: served.append(settings) or 0)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    named = [word for item in places["named"] for word in ("--set", item)]
+    assert serve_command.run([*places["flags"], *named]) == 0
+    return served[0]
+
+
+@pytest.mark.parametrize(("places", "expected"), PLACES)
+def test_several_addresses(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, places: dict[str, Any], expected: list[str]
+) -> None:
+    settings = configured(folder, monkeypatch, places)
+    assert [str(address) for address in settings.addresses] == expected
+    assert settings.also_listen == settings.addresses[1:]
+    assert (settings.host, settings.port) == (settings.addresses[0].host, settings.addresses[0].port)
+
+
+@pytest.mark.parametrize(
+    ("places", "told"),
+    [
+        ({"flags": ["--listen", HOME, "--listen", "8090"]}, "--listen='8090' (command line): allowed: host:port"),
+        ({"flags": ["--listen", ""]}, "--listen='' (command line): allowed: host:port"),
+        ({"named": ["also_listen=8090"]}, "--set also_listen='8090' (command line): allowed: host:port"),
+        ({"environment": {"AGENTD_LISTEN": ","}}, "AGENTD_LISTEN=',' (environment): allowed: host:port"),
+        ({"environment": {"AGENTD_LISTEN": f"{HOME},x y:1"}}, "AGENTD_LISTEN='x y:1' (environment): allowed: host:po"),
+        ({"config": "listen = []"}, "listen=[] (agentd.toml): allowed: host:port"),
+        ({"config": "listen = 8080"}, "listen=8080 (agentd.toml): allowed: host:port"),
+        ({"config": f"listen = ['{HOME}', 8090]"}, "listen=8090 (agentd.toml): allowed: host:port"),
+        ({"config": f"listen = ['{HOME},{OTHER}']"}, f"listen='{HOME},{OTHER}' (agentd.toml): allowed: host:port"),
+        ({"config": "also_listen = {a = 1}"}, "also_listen={'a': 1} (agentd.toml): allowed: host:port"),
+        (
+            {"flags": ["--listen", OTHER, "--listen", OTHER]},
+            f"--listen='{OTHER},{OTHER}' (command line): {OTHER} stands there twice",
+        ),
+        (
+            {"environment": {"SERVER_PORT": "8090"}, "config": f"listen = ['{HOME}', '{THIRD}', '{OTHER}']"},
+            f"listen='{HOME}, {THIRD}, {OTHER}' (agentd.toml): {OTHER} stands there twice, host and port counted",
+        ),
+        (
+            {"environment": {"AGENTD_LISTEN": f"{HOME},[::]:90,10.0.0.1:0"}},
+            f"AGENTD_LISTEN='{HOME},[::]:90,10.0.0.1:0' (environment): listening beyond loopback, at [::]:90, 10.0",
+        ),
+        (
+            {"environment": {"AGENTD_LISTEN": "0.0.0.0:90, 127.0.0.1:90"}},
+            "AGENTD_LISTEN='0.0.0.0:90, 127.0.0.1:90' (environment): listening beyond loopback, at 0.0.0.0:90, lets",
+        ),
+        (
+            {"flags": ["--host", "0.0.0.0"], "config": f"listen = ['{HOME}', '{OTHER}']"},
+            "--host='0.0.0.0' (command line): listening beyond loopback, at 0.0.0.0:8080, lets",
+        ),
+        (
+            {"config": "also_listen = 'box.lan:1'"},
+            "also_listen='box.lan:1' (agentd.toml): listening beyond loopback, at box.lan:1, lets",
+        ),
+    ],
+)
+def test_addresses_that_cannot_be_used(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, places: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        configured(folder, monkeypatch, places)
+    assert str(caught.value).startswith(told)
+    assert "allowed" in str(caught.value)
+    assert len(caught.value.problems) == 1
+
+
+@pytest.mark.parametrize("more", [{"AGENTD_TOKEN": "secret"}, {"AGENTD_ALLOW_UNPROTECTED": "true"}])
+def test_several_addresses_beyond_loopback(folder: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, str]) -> None:
+    settings = configured(folder, monkeypatch, {"environment": {"AGENTD_LISTEN": "0.0.0.0:80,[::]:80", **more}})
+    assert settings.addresses == (Address("0.0.0.0", 80), Address("::", 80))
 
 
 @pytest.mark.parametrize(
@@ -483,7 +607,8 @@ def test_a_bad_setting_ends_the_start(folder: Path) -> None:
 
 def test_doctor_prints_the_settings(folder: Path) -> None:
     (folder / ".env").write_text("WORKERS_MAX=7\nAGENTD_TOKEN=hush\n")
-    ended = run("doctor", "--settings", "--json", "--set", "beat_seconds=1", AGENTD_LISTN="x")
+    ended = run("doctor", "--settings", "--json", "--set", "beat_seconds=1", "--set", "also_listen=[::1]:7091",
+                AGENTD_LISTN="x")  # fmt: skip
     rows = {row["name"]: row for row in json.loads(ended.stdout)["settings"]}
     assert list(rows) == list(FIELDS)
     assert (ended.returncode, ended.stderr) == (
@@ -493,6 +618,7 @@ def test_doctor_prints_the_settings(folder: Path) -> None:
     assert rows["beat_seconds"]["source"] == "command line"
     assert rows["token"]["value"] == MASK
     assert (rows["port"]["value"], rows["port"]["source"]) == (8080, "default")
+    assert rows["also_listen"]["value"] == ["[::1]:7091"]
     table = run("doctor", "--settings")
     assert "hush" not in table.stdout + ended.stdout
     [row] = [line for line in table.stdout.splitlines() if line.startswith("workers_max ")]

@@ -12,8 +12,8 @@ class Stream(Agent):
     """Says ``count`` pieces of text; with ``rate`` so many a second, each the time it was said at."""
 
     async def chat(self, turn: Turn) -> AsyncIterator[Any]:
-        """``context``: count, rate (none: as fast as it can)."""
-        count, rate = turn.context["count"], turn.context.get("rate")
+        """``context``: count (none: the question is it), rate (none: as fast as it can)."""
+        count, rate = int(turn.context.get("count", turn.question)), turn.context.get("rate")
         if rate is None:
             for _ in range(count):
                 yield "tick "

@@ -4,19 +4,21 @@ import ctypes
 import os
 import platform
 import resource
-import socket
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Final
 
+from supervisor.addresses import Address
 from supervisor.catalog import GraphCatalog
 from supervisor.causes import EXPLANATIONS, Refusal
-from supervisor.cli.client import Client, Target
+from supervisor.cli.client import ANY_ADDRESS, Client, Target
 from supervisor.cli.errors import CommandError
+from supervisor.listener import listen
 from supervisor.property import StartParameters
 from supervisor.settings import Loaded, Settings
 from worker.spawn import SOCKET_NAME
@@ -155,32 +157,28 @@ def _state_folder(loaded: Loaded) -> Iterator[Check]:
         yield Check("socket path", Status.OK, f"{length} of {LONGEST_SOCKET_PATH} bytes")
 
 
-def _port(loaded: Loaded) -> Iterator[Check]:
-    settings = loaded.settings
-    if settings.port == 0:
-        yield Check("port", Status.OK, "any free one is taken")
-        return
-    shown = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
+def _ports(loaded: Loaded) -> Iterator[Check]:
+    with ExitStack() as probes:  # all at the same time, as the server listens: two may exclude each other
+        for address in loaded.settings.addresses:
+            if address.port == 0:
+                yield Check("port", Status.OK, f"{address}: any free one is taken")
+            else:
+                yield _port(address, loaded.settings, probes)
+
+
+def _port(address: Address, settings: Settings, probes: ExitStack) -> Check:
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            probe.listen()
+        probes.enter_context(listen(address))
     except OSError as error:
-        if _answers(settings, shown):
-            yield Check("port", Status.OK, f"agentd answers at {shown}")
-        else:
-            next_step = "end what uses it, or set AGENTD_LISTEN to another address"
-            yield Check("port", Status.FAIL, f"cannot listen at {shown}: {error.strerror}", next_step)
-    else:
-        yield Check("port", Status.OK, f"{shown} is free")
+        if _answers(settings, address):
+            return Check("port", Status.OK, f"agentd answers at {address}")
+        next_step = "end what uses it, or set AGENTD_LISTEN to another address"
+        return Check("port", Status.FAIL, f"cannot listen at {address}: {error.strerror}", next_step)
+    return Check("port", Status.OK, f"{address} is free")
 
 
-def _answers(settings: Settings, shown: str) -> bool:
-    reachable = shown.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")  # noqa: S104 - compared with
+def _answers(settings: Settings, address: Address) -> bool:
+    reachable = Address(ANY_ADDRESS.get(address.host, address.host), address.port)
     token = None if settings.token is None else settings.token.get_secret_value()
     try:
         Client(Target(f"http://{reachable}", "settings", token), answer_seconds=PROBE_SECONDS).ten("GET", "/health")
@@ -267,7 +265,7 @@ CHECKS: Final[tuple[Callable[[Loaded], Iterator[Check]], ...]] = (
     _kernel,
     _cgroup,
     _state_folder,
-    _port,
+    _ports,
     _graphs,
     _limits,
 )

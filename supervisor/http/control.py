@@ -1,7 +1,7 @@
 """TEN's API: sessions, listings and tokens (wire/ten.md sections 4 to 6, 8 and 9)."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -12,10 +12,9 @@ from supervisor.causes import Cause, Refusal
 from supervisor.channels.requests import StartRequest
 from supervisor.http import bodies
 from supervisor.http.addons import read_default_properties
-from supervisor.http.envelope import success
 from supervisor.http.intake import read_object
 from supervisor.http.owned import OwnedTasks
-from supervisor.http.replies import answer, json_reply, ok
+from supervisor.http.replies import answer, ok
 from supervisor.http.request_keys import MAX_NOTE, REQUEST_ID, note
 
 if TYPE_CHECKING:
@@ -23,9 +22,8 @@ if TYPE_CHECKING:
     from supervisor.channels.table import ChannelTable
     from supervisor.settings import Settings
 
-Details = Callable[[], dict[str, Any]]
 
-_HEALTHY = success(msg="ok")
+Interrupt = Callable[[dict[str, Any]], Awaitable[web.Response]]
 
 
 class ControlApi:
@@ -36,21 +34,20 @@ class ControlApi:
         settings: "Settings",
         table: "ChannelTable",
         catalog: "GraphCatalog",
-        details: Details,
         owned: OwnedTasks,
+        interrupt: Interrupt,
     ) -> None:
+        """`interrupt` answers a stop that is AgentScope's."""
         self._settings = settings
         self._table = table
         self._catalog = catalog
-        self._details = details
         self._owned = owned
+        self._interrupt = interrupt
         self._body_limit = settings.body_limit_bytes
 
     def routes(self) -> list[web.RouteDef]:
         """The routes of this API."""
         return [
-            web.get("/", self.health),
-            web.get("/health", self.health),
             web.post("/ping", self.ping),
             web.post("/start", self.start),
             web.post("/stop", self.stop),
@@ -60,12 +57,6 @@ class ControlApi:
             web.get("/vector/document/preset/list", self.presets),
             web.post("/token/generate", self.token),
         ]
-
-    async def health(self, request: web.Request) -> web.Response:
-        """``GET /`` and ``GET /health``; ``?details=1`` adds what the process is made of."""
-        if "details" in request.query:
-            return json_reply(success(self._details(), msg="ok"))
-        return json_reply(_HEALTHY)
 
     async def ping(self, request: web.Request) -> web.Response:
         """``POST /ping``: the channel's lease begins anew. The hottest path: no log, no context, no disk."""
@@ -94,8 +85,14 @@ class ControlApi:
         return ok()
 
     async def stop(self, request: web.Request) -> web.Response:
-        """``POST /stop``: answers when nothing of the channel is left."""
-        values = bodies.read_fields(await read_object(request, self._body_limit), bodies.CHANNEL)
+        """``POST /stop``: answers when nothing of the channel is left.
+
+        AgentScope's interrupt has the same path and is told by its body (wire/agentscope.md section 10).
+        """
+        body = await read_object(request, self._body_limit)
+        if body.get("channel_name") is None and body.get("session_id") is not None:
+            return await self._interrupt(body)
+        values = bodies.read_fields(body, bodies.CHANNEL)
         name = bodies.require_channel(values)
         note(request, channel=name, client_request_id=values["request_id"])
         await self._owned.finish(self._table.stop(name))

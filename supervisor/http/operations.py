@@ -13,7 +13,7 @@ from supervisor.http.channels import ChannelBody, StopQuery
 from supervisor.http.dialects.native import SessionTurnBody, TurnBody
 from supervisor.http.events import LAST_EVENT_ID, ChannelEventsQuery, LifeEventsQuery
 from supervisor.http.ledger import LedgerQuery
-from supervisor.http.schemas import TEXT, Schema, ref
+from supervisor.http.schemas import TEXT, Schema, maybe, record, ref
 
 JSON: Final = "application/json"
 EVENTS: Final = "text/event-stream"
@@ -272,6 +272,30 @@ def _ten(
     )
 
 
+def _probe(path: str, name: str, summary: str, answers: Mapping[int, Answer]) -> Operation:
+    return Operation(method="get", path=path, name=name, summary=summary, answers=answers, failure="Envelope")
+
+
+def _status(description: str, status: str) -> Answer:
+    return Answer(description, {JSON: record({"status": {"const": status}})})
+
+
+_HEALTH: Final = {
+    200: Answer(
+        "it does",
+        {
+            JSON: record(
+                {
+                    "code": {"const": "0"},
+                    "msg": {"const": "ok"},
+                    "data": maybe({"type": "object"}),
+                    "status": {"const": "healthy"},
+                    "runner": {"const": "ready"},
+                }
+            )
+        },
+    )
+}
 _UPLOAD: Final[Schema] = {
     "type": "object",
     "properties": {
@@ -284,8 +308,15 @@ _UPLOAD: Final[Schema] = {
 _BY_NAME: Final = (Cause.CHANNEL_EMPTY, Cause.CHANNEL_UNKNOWN)
 
 TEN: Final = (
-    _ten("get", "/", "root", "Whether the server answers"),
-    _ten("get", "/health", "health", "Whether the server answers; with ?details=1 what it is made of"),
+    _probe("/", "root", "Whether the server answers", _HEALTH),
+    _probe("/health", "health", "Whether the server answers; with ?details=1 what it is made of", _HEALTH),
+    _probe("/liveness", "liveness", "Whether the server answers", {200: _status("it does", "alive")}),
+    _probe(
+        "/readiness",
+        "readiness",
+        "Whether the server takes work",
+        {200: _status("it does", "ready"), 503: _status("not any more: it shuts down", "draining")},
+    ),
     _ten(
         "post",
         "/start",

@@ -19,18 +19,23 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
 from supervisor.causes import EXPLANATIONS, Cause, Refusal
+from supervisor.http.agentscope import ProcessApi
 from supervisor.http.channel_logs import LogsApi
 from supervisor.http.channels import ChannelsApi, Sampler
+from supervisor.http.completions import CompletionsApi
 from supervisor.http.connections import CONNECTIONS, Connections, most_connections
-from supervisor.http.control import ControlApi, Details
+from supervisor.http.control import ControlApi
 from supervisor.http.dialects.base import TurnHandler
 from supervisor.http.events import EventsApi
 from supervisor.http.hosts import Hosts
+from supervisor.http.kept import Kept, Shelf
 from supervisor.http.ledger import LedgerApi, Records
 from supervisor.http.openapi import DescriptionApi
 from supervisor.http.owned import OwnedTasks
+from supervisor.http.probes import PROBES, Details, ProbesApi
 from supervisor.http.replies import refused
 from supervisor.http.request_keys import NOTES, REQUEST_ID
+from supervisor.http.responses import ResponsesApi
 from supervisor.http.streams import Streams
 from supervisor.http.turns import TurnsApi
 from supervisor.http.vectors import VectorsApi
@@ -47,8 +52,8 @@ log = structlog.get_logger()
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-QUIET: Final = frozenset({"/ping", "/health", "/"})  # logged at debug level only
-OPEN: Final = frozenset({"/health", "/"})  # neither token nor a name of ours needed, for probes
+QUIET: Final = frozenset({"/ping", *PROBES})  # logged at debug level only
+OPEN: Final = PROBES  # neither token nor a name of ours needed
 MAX_REQUEST_ID: Final = 128
 CORS: Final = {
     "Access-Control-Allow-Origin": "*",
@@ -78,23 +83,31 @@ def build_app(
     sessions: "Sessions",
     lives: "Feed",
     records: Records,
+    shelf: Shelf,
 ) -> web.Application:
     """The application for `table`.
 
     `sample` measures channels (bounded by a timeout here), `details` gives the data of ``/health?details=1``; `lives`
-    tells what happens to channels, `records` what has become of them. On shutdown streams end by themselves; on
-    clean-up the application waits for starts and stops that requests began, so the table must still live then, or have
-    refused them. Run it with `make_runner` and `Site` of connections.py.
+    tells what happens to channels, `records` what has become of them; `shelf` keeps answers. On shutdown streams end by
+    themselves; on clean-up the application waits for starts and stops that requests began, so the table must still live
+    then, or have refused them. Run it with `make_runner` and `Site` of connections.py.
     """
     owned = OwnedTasks()
     streams = Streams()
+    handler = TurnHandler(sessions, streams)
+    kept = Kept(sessions, shelf)
+    process = ProcessApi(settings, catalog, sessions, handler, kept)
     apis = (
-        ControlApi(settings, table, catalog, details, owned),
+        ProbesApi(details, sessions),
+        ControlApi(settings, table, catalog, owned, process.interrupt),
         ChannelsApi(settings, table, sample, owned, sessions, records),
         LogsApi(settings, table, streams),
         EventsApi(table, lives, sessions, streams),
-        TurnsApi(settings, sessions, TurnHandler(sessions, streams)),
+        TurnsApi(settings, sessions, handler),
         LedgerApi(records),
+        process,
+        ResponsesApi(settings, catalog, handler, kept, streams),
+        CompletionsApi(settings, catalog, handler),
         DescriptionApi(settings),
     )
     vectors = VectorsApi(settings, table, owned)
@@ -118,6 +131,7 @@ def build_app(
     async def clean_up(_: web.Application) -> None:
         longest = max(settings.worker_start_timeout_seconds, settings.worker_stop_grace_seconds)
         await owned.drain(longest + DRAIN_MARGIN_SECONDS)
+        await kept.drain(DRAIN_MARGIN_SECONDS)
 
     app.on_startup.append(start_up)
     app.on_shutdown.append(shut_down)
@@ -128,9 +142,10 @@ def build_app(
 def _tell(settings: "Settings", most: int, open_files: int) -> None:
     """Log what an operator should know about how open the server is."""
     if settings.token is None:
-        local = is_loopback(settings.host)
+        hosts = [address.host for address in settings.addresses]
+        local = all(map(is_loopback, hosts))
         write = log.info if local else log.warning
-        write("server.unprotected", host=settings.host, loopback=local, allowed_hosts=list(settings.allowed_hosts))
+        write("server.unprotected", hosts=hosts, loopback=local, allowed_hosts=list(settings.allowed_hosts))
     if most < settings.connections_max:
         log.warning(
             "http.connections_bounded", most=most, connections_max=settings.connections_max, open_files=open_files
@@ -142,7 +157,7 @@ class _Door:
 
     def __init__(self, settings: "Settings", connections: Connections) -> None:
         self._served = connections.served
-        self._hosts = Hosts(settings.host, settings.allowed_hosts)
+        self._hosts = Hosts([address.host for address in settings.addresses], settings.allowed_hosts)
         self._strict = settings.strict_status
         self._token = None if settings.token is None else settings.token.get_secret_value().encode()
         self._log_quiet = settings.log_level == "debug"

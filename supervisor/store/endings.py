@@ -21,13 +21,19 @@ class Endings:
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
 
     async def put(self, size: int, make: Callable[[asyncio.Future[int]], Work], seconds: float) -> None:
-        """Write what `make` makes of about `size` bytes, awaited for `seconds` at most. Never raises."""
+        """Write what `make` makes of about `size` bytes, awaited for `seconds` at most.
+
+        Never raises, and is put on record even when its caller is cancelled.
+        """
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
-        has_place = size > LARGE and await self._place(until)
+        done: asyncio.Future[int] = loop.create_future()
+        has_place = False
         try:
-            done: asyncio.Future[int] = loop.create_future()
-            self._writer.put(make(done))
+            try:
+                has_place = size > LARGE and await self._place(until)
+            finally:  # also when its caller is cancelled
+                self._writer.put(make(done))
             if not self._writer.problem:  # else it will be written when the store is well again
                 await asyncio.wait({done}, timeout=max(until - loop.time(), 0.0))
         finally:

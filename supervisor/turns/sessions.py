@@ -89,9 +89,22 @@ class Sessions:
         self._turns[turn_id] = turn
         return turn
 
+    @property
+    def closing(self) -> bool:
+        """Whether no more turns are begun, since the server shuts down."""
+        return self._closing
+
     def find(self, turn_id: str) -> Turn | None:
         """The turn of this id that waits or runs."""
         return self._turns.get(turn_id)
+
+    def at_work(self, user: str, session: str) -> list[Turn]:
+        """The turns that run at present in a user's session of this name, whatever the graph."""
+        return [
+            turn
+            for turn in self._turns.values()
+            if turn.is_called and turn.request.session == session and turn.request.user == user
+        ]
 
     def running(self) -> dict[str, Turn]:
         """The turn each channel is at, by the channel's id."""

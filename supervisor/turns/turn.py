@@ -176,6 +176,11 @@ class Turn:
         return self.ending is not None
 
     @property
+    def is_called(self) -> bool:
+        """Whether it is its turn, or was."""
+        return self._called.done()
+
+    @property
     def held_up(self) -> bool:
         """Whether the reader is what the worker waits for."""
         return bool(self._items) or self._taken

@@ -88,13 +88,26 @@ async def test_the_readme_s_conversation(agentd: Agentd) -> None:
 
 async def test_the_readme_s_commands(agentd: Agentd) -> None:
     await agentd.start()
-    [script] = [block for block in snippets(ROOT / "README.md", "sh") if ".venv/bin/agentd" in block]
+    [script] = [block for block in snippets(ROOT / "README.md", "sh") if ".venv/bin/agentd ls" in block]
     script = script.replace(".venv/bin/agentd", "agentd")
     output = await shell(f"set -e\n{script}", agentd.folder, AGENTD_SERVER=agentd.address, COLUMNS="200")
     assert "started lobby" in output
     assert re.search(r"lobby .*echo .*running", output)
     assert "Friday" in output
     assert "stopped lobby" in output
+
+
+async def test_the_readme_s_published_clients(agentd: Agentd) -> None:
+    """The Python examples, as they stand, but for the address."""
+    await agentd.start()
+    agentscope, openai = snippets(ROOT / "README.md", "python")
+    for code, expected in ((agentscope, "Alice"), (openai, "Friday")):
+        here = code.replace("http://localhost:8090", agentd.address)
+        file = agentd.folder / "example.py"
+        file.write_text(here)
+        output = await shell(f"'{sys.executable}' -X dev -W error example.py", agentd.folder)
+        *_, last = output.strip().splitlines()
+        assert expected in last, output
 
 
 async def test_the_readme_s_ten_app(state_dir: Path, tmp_path: Path) -> None:

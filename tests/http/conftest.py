@@ -266,6 +266,7 @@ async def open_house(root: Path, workers_max: int = 100, records: Any = None, **
         sessions=sessions,
         lives=lives,
         records=records,
+        shelf=records,
     )
     runner = make_runner(app, close_seconds=1)
     await runner.setup()

@@ -1,4 +1,4 @@
-"""TEN's API: sessions, listings, health (wire/ten.md sections 2 and 4 to 8)."""
+"""TEN's API: sessions, listings (wire/ten.md sections 2 and 4 to 8)."""
 
 import io
 import json
@@ -141,14 +141,6 @@ async def test_graphs_of_other_files(house: Any, text: str | None, code: str) ->
     assert answer.body["data"] == ([] if code == "0" else None)
     start = await house.post("/start", {"channel_name": "x", "graph_name": "greeter"})
     assert start.code == "10100"
-
-
-@pytest.mark.parametrize("path", ["/", "/health"])
-async def test_health(house: Any, path: str) -> None:
-    assert (await house.get(path)).content == b'{"code":"0","msg":"ok","data":null}'
-    assert (await house.get(path + "?details=1")).body["data"] == {"workers": 0}
-    head = await house.ask("HEAD", path)
-    assert (head.status, head.content) == (200, b"")
 
 
 async def test_addon_defaults(house: Any) -> None:

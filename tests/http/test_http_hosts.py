@@ -53,18 +53,18 @@ BAD = (
 
 @pytest.mark.parametrize("header", GOOD)
 def test_names_that_are_served(header: str) -> None:
-    hosts = Hosts("Box.lan", ())
+    hosts = Hosts(("127.0.0.1", "Box.lan.", "::1"), ())
     hosts.admit(header)
     assert header in hosts.known
 
 
 @pytest.mark.parametrize("header", BAD)
 def test_names_that_are_not(header: str) -> None:
-    hosts = Hosts("0.0.0.0", ("*.example.org",))
+    hosts = Hosts(("0.0.0.0", "box.lan", "0.0.0.0"), ("*.example.org",))
     with pytest.raises(Refusal) as caught:
         hosts.admit(header)
     assert repr(header[:200]) in caught.value.detail
-    assert "localhost, *.localhost, *.example.org, 0.0.0.0" in caught.value.detail
+    assert "localhost, *.localhost, *.example.org, 0.0.0.0, box.lan; set" in caught.value.detail
     assert len(caught.value.detail) < 500
     assert hosts.known == {None}
 
@@ -81,7 +81,7 @@ def test_names_that_are_not(header: str) -> None:
     ],
 )
 def test_names_that_are_allowed(allowed: tuple[str, ...], header: str, good: bool) -> None:
-    hosts = Hosts("127.0.0.1", allowed)
+    hosts = Hosts(("127.0.0.1",), allowed)
     if good:
         hosts.admit(header)
     else:
@@ -90,7 +90,7 @@ def test_names_that_are_allowed(allowed: tuple[str, ...], header: str, good: boo
 
 
 def test_what_is_known_is_bounded() -> None:
-    hosts = Hosts("127.0.0.1", ())
+    hosts = Hosts(("127.0.0.1",), ())
     for number in range(5000):
         hosts.admit(f"127.0.0.1:{number}")
         assert len(hosts.known) <= MOST_KNOWN
@@ -120,6 +120,12 @@ async def test_a_page_that_has_pointed_its_name_here(house: Any) -> None:
     assert (await house.post("/start", body, headers={"Host": "localhost:1"})).code == "0"
 
 
+async def test_every_host_that_is_listened_on_is_a_name(build: Any) -> None:
+    house = await build(also_listen="one.lan:0,two.lan:80", allow_unprotected=True)
+    for name, status in (("one.lan:8090", 200), ("TWO.lan", 200), ("three.lan", 403)):
+        assert (await house.get("/list", headers={"Host": name})).status == status
+
+
 async def test_strict_statuses_do_not_change_it(build: Any) -> None:
     house = await build(strict_status=True)
     assert (await house.get("/list", headers=EVIL)).status == 403
@@ -137,6 +143,7 @@ async def test_where_every_name_will_do(build: Any, given: dict[str, str]) -> No
     [
         ({}, "info"),
         ({"host": "0.0.0.0", "allow_unprotected": True}, "warning"),
+        ({"also_listen": "[::1]:0,[::]:0", "allow_unprotected": True}, "warning"),
         ({"token": "secret"}, None),
     ],
 )

@@ -13,6 +13,7 @@ from supervisor.http.replies import is_native
 from supervisor.http.schemas import REF, SCHEMAS
 
 DOCUMENT = describe(strict=False)
+PUBLISHED = ("/process", "/v1/", "/compatible-mode/")  # APIs of others, which are described elsewhere
 
 
 def references(value: Any) -> set[str]:
@@ -26,7 +27,7 @@ async def test_every_route_is_described_and_everything_described_is_routed(house
     routed = {
         (route.method.lower(), route.resource.canonical)
         for route in house.runner.app.router.routes()
-        if route.method != "HEAD"
+        if route.method != "HEAD" and not route.resource.canonical.startswith(PUBLISHED)
     }
     described = {(method, path) for path, methods in DOCUMENT["paths"].items() for method in methods}
     assert described == routed

@@ -1,16 +1,37 @@
 """Stores on both databases; a PostgreSQL server for the whole session, started before any test looks for leaks."""
 
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from supervisor.store.records import ResponseBegun
 from supervisor.store.store import Store
 from tests.harness.postgres import Postgres, PostgresMissingError
 
 MakeStore = Callable[..., Awaitable[Store]]
+
+
+def response(response_id: str, **fields: Any) -> ResponseBegun:
+    """A response that has begun."""
+    return ResponseBegun(
+        **{
+            "id": response_id,
+            "turn": "turn-1",
+            "source": "openai",
+            "graph": "friday",
+            "user": "ada",
+            "session": "s1",
+            "created_at": time.time(),
+            "status": "in_progress",
+            "body": b'{"status":"in_progress"}',
+            "input": b'[{"role":"user"}]',
+            **fields,
+        }
+    )
 
 
 @pytest.fixture(scope="session")

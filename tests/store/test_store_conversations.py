@@ -351,12 +351,12 @@ async def test_old_turns_and_conversations_go(make: MakeStore, url: str) -> None
     for record in (*gone, kept):
         await store.begin_turn(record)
         await store.end_turn(ended(record.id, state={"a": 1}))
-    assert await store.prune() == {"turns": 2, "conversations": 1, "ledger": 0}
+    assert await store.prune() == {"turns": 2, "conversations": 1, "responses": 0, "ledger": 0}
     assert [await store.turn(record.id) for record in gone] == [None, None]
     assert await store.turn(kept.id) is not None
     assert await store.load(unused) == Conversation()
     assert (await store.load(KEY)).state == {"a": 1}  # the conversation goes on
-    assert await store.prune() == {"turns": 0, "conversations": 0, "ledger": 0}
+    assert await store.prune() == {"turns": 0, "conversations": 0, "responses": 0, "ledger": 0}
 
 
 async def test_many_old_turns_go_in_batches(make: MakeStore, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,14 +364,14 @@ async def test_many_old_turns_go_in_batches(make: MakeStore, url: str, monkeypat
     monkeypatch.setattr("supervisor.store.retention.PAUSE_SECONDS", 0.0)
     store = await make(url, store_keep_days=1)
     await asyncio.gather(*(store.begin_turn(begun(begun_at=1000.0 + n)) for n in range(50)))
-    assert await store.prune() == {"turns": 50, "conversations": 1, "ledger": 0}
+    assert await store.prune() == {"turns": 50, "conversations": 1, "responses": 0, "ledger": 0}
 
 
 async def test_nothing_goes_when_it_is_kept_for_ever(make: MakeStore, url: str) -> None:
     store = await make(url, store_keep_days=0, ledger_keep_days=0)
     record = begun(begun_at=1.0)
     await store.begin_turn(record)
-    assert await store.prune() == {"turns": 0, "conversations": 0, "ledger": 0}
+    assert await store.prune() == {"turns": 0, "conversations": 0, "responses": 0, "ledger": 0}
     assert await store.turn(record.id) is not None
 
 

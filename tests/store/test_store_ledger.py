@@ -171,7 +171,7 @@ async def test_old_rows_go_but_not_what_lives(make: MakeStore, url: str) -> None
         if end is not None:
             store.note(ChannelEnded(channel, end, "stopped", "", 0))
     await store.flush()
-    assert await store.prune() == {"turns": 0, "conversations": 0, "ledger": 1}
+    assert await store.prune() == {"turns": 0, "conversations": 0, "responses": 0, "ledger": 1}
     assert [row["id"] for row in await store.ledger()] == ["c4", "c3", "c2"]
 
 

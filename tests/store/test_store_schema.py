@@ -1,6 +1,7 @@
 """The schema: migrated at open, whole or not at all, and what is not known is refused."""
 
 import asyncio
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -16,14 +17,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from supervisor.store import schema
 from supervisor.store.address import parse_address
+from supervisor.store.conversations import begun_work, ended_work
 from supervisor.store.database import Database
 from supervisor.store.errors import SchemaUnknownError, StoreError
+from supervisor.store.ledger import Ledger
+from supervisor.store.records import ChannelEnded
 from supervisor.store.store import Store
 from supervisor.store.tables import VERSION_TABLE, metadata
-from tests.harness.records import KEY, say
-from tests.store.conftest import MakeStore
+from tests.harness.records import KEY, begun, claimed, ended, say
+from tests.store.conftest import MakeStore, response
 
 ROOT = Path(__file__).parents[2]
+NEXT = f"{int(schema.HEAD) + 1:04}"
 
 
 def scripts() -> ScriptDirectory:
@@ -60,6 +65,26 @@ async def execute(url: str, statement: str) -> None:
         await database.close()
 
 
+def copied(folder: Path, newest: str) -> Path:
+    """The migrations up to this one, in a folder of their own."""
+    (folder / "versions").mkdir(parents=True)
+    shutil.copy(schema.MIGRATIONS / "env.py", folder)
+    for step in (schema.MIGRATIONS / "versions").glob("r*.py"):
+        if step.stem <= f"r{newest}":
+            shutil.copy(step, folder / "versions")
+    return folder
+
+
+def with_one_more(folder: Path, upgrade: str) -> Path:
+    """All migrations there are and, as NEXT, one that does this."""
+    copied(folder, schema.HEAD)
+    (folder / "versions" / f"r{NEXT}.py").write_text(
+        f"import sqlalchemy as sa\nfrom alembic import op\nrevision = {NEXT!r}\ndown_revision = {schema.HEAD!r}\n"
+        f"def upgrade():\n    {upgrade}\n"
+    )
+    return folder
+
+
 def test_the_constant_is_the_newest_migration() -> None:
     assert scripts().get_heads() == [schema.HEAD]
 
@@ -88,18 +113,12 @@ async def test_a_newer_schema_is_refused(make: MakeStore, url: str) -> None:
 async def test_a_migration_that_fails_leaves_nothing(
     make: MakeStore, url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    broken = tmp_path / "migrations"
-    (broken / "versions").mkdir(parents=True)
-    (broken / "env.py").write_text((schema.MIGRATIONS / "env.py").read_text())
-    first = (schema.MIGRATIONS / "versions" / "r0001.py").read_text()
-    (broken / "versions" / "r0001.py").write_text(first)
-    (broken / "versions" / "r0002.py").write_text(
-        "import sqlalchemy as sa\nfrom alembic import op\nrevision = '0002'\ndown_revision = '0001'\n"
-        "def upgrade():\n    op.create_table('half', sa.Column('x', sa.Text))\n    op.execute('no SQL at all')\n"
+    broken = with_one_more(
+        tmp_path / "migrations", "op.create_table('half', sa.Column('x', sa.Text)); op.execute('no SQL at all')"
     )
     with monkeypatch.context() as patch:
         patch.setattr(schema, "MIGRATIONS", broken)
-        patch.setattr(schema, "HEAD", "0002")
+        patch.setattr(schema, "HEAD", NEXT)
         with pytest.raises(StoreError, match="cannot be opened"):
             await make(url)
     assert await tables_of(url) == set()
@@ -110,7 +129,7 @@ async def test_a_migration_that_fails_leaves_nothing(
     before = await tables_of(url)
     with monkeypatch.context() as patch:
         patch.setattr(schema, "MIGRATIONS", broken)
-        patch.setattr(schema, "HEAD", "0002")
+        patch.setattr(schema, "HEAD", NEXT)
         with pytest.raises(StoreError, match="cannot be opened"):
             await make(url)
     assert await tables_of(url) == before
@@ -123,19 +142,53 @@ async def test_a_step_is_taken_from_the_one_before(
     store = await make(url)
     turn = await say(store, "q", "a")
     await store.close()
-    newer = tmp_path / "migrations %41"  # a % is nothing special in a path
-    (newer / "versions").mkdir(parents=True)
-    (newer / "env.py").write_text((schema.MIGRATIONS / "env.py").read_text())
-    (newer / "versions" / "r0001.py").write_text((schema.MIGRATIONS / "versions" / "r0001.py").read_text())
-    (newer / "versions" / "r0002.py").write_text(
-        "import sqlalchemy as sa\nfrom alembic import op\nrevision = '0002'\ndown_revision = '0001'\n"
-        "def upgrade():\n    op.add_column('turns', sa.Column('more', sa.Text))\n"
+    newer = with_one_more(
+        tmp_path / "migrations %41",  # a % is nothing special in a path
+        "op.add_column('turns', sa.Column('more', sa.Text))",
     )
     monkeypatch.setattr(schema, "MIGRATIONS", newer)
-    monkeypatch.setattr(schema, "HEAD", "0002")
+    monkeypatch.setattr(schema, "HEAD", NEXT)
     again = await make(url)
     assert await again.turn(turn) is not None
-    assert await again._database.read(schema.version_of) == "0002"
+    assert await again._database.read(schema.version_of) == NEXT
+
+
+async def test_a_store_of_before_there_were_responses(
+    make: MakeStore, url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    old, past = Database(parse_address(url)), "0001"
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", copied(tmp_path / "migrations", past))
+        patch.setattr(schema, "HEAD", past)
+        await old.open()
+    assert await old.read(schema.version_of) == past
+    done, running = begun(text="I am Ada"), begun()
+    future = asyncio.get_running_loop().create_future
+    works = [begun_work(done, "i1", future()), ended_work(ended(done.id, "Hello", state={"name": "Ada"}), None)]
+    works.append(begun_work(running, "i1", future()))
+    lives = Ledger("i1", works.append)
+    lives.note(claimed("c1"))
+    lives.note(claimed("c2"))
+    lives.note(ChannelEnded("c2", 5.0, "stopped", "", 0))
+    lives.close()
+    for work in works:
+        await old.write({stage: [row] for stage, row in work.writes})
+    await old.close()
+    assert "responses" not in await tables_of(url)
+
+    store = await make(url)
+    assert await store._database.read(schema.version_of) == schema.HEAD
+    assert [(turn.id, turn.text, turn.cause) for turn in await store.conversation(KEY)] == [
+        (running.id, "", "server_lost"),
+        (done.id, "Hello", "completed"),
+    ]
+    conversation = await store.load(KEY)
+    assert [message["content"] for message in conversation.history] == ["I am Ada", "Hello"]
+    assert (conversation.state, conversation.turns) == ({"name": "Ada"}, 2)
+    assert {row["id"]: row["cause"] for row in await store.ledger()} == {"c1": "server_lost", "c2": "stopped"}
+    await say(store, "and then?", "more")
+    store.begin_response(response("resp_1"))
+    assert await store.response("resp_1") is not None
 
 
 async def test_servers_that_begin_at_the_same_time(server: object, url: str) -> None:

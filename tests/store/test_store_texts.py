@@ -16,10 +16,12 @@ from supervisor.store.texts import (
     clean,
     cut,
     cut_json,
+    escape,
     from_json,
     name_of,
     size,
     to_json,
+    unescape,
 )
 
 ANY_TEXT = st.text(st.characters(exclude_categories=[]))
@@ -49,6 +51,17 @@ def test_clean(text: str, cleaned: str) -> None:
 @given(ANY_TEXT)
 def test_clean_text_can_be_stored(text: str) -> None:
     assert b"\0" not in clean(text).encode()
+
+
+@given(ANY_TEXT | st.text("\\0dfé\0\ud800"))
+def test_an_escaped_text_can_be_stored_and_given_back_exactly(text: str) -> None:
+    assert clean(escape(text)) == escape(text)
+    assert unescape(escape(text)) == text
+
+
+def test_what_is_escaped() -> None:
+    assert escape("Zoë 🎉") == "Zoë 🎉"
+    assert escape("\0\\\udfff") == r"\0000\005c\dfff"
 
 
 @pytest.mark.parametrize("text", ["x" * 5000, "é" * 5000, "🎉" * 5000])

@@ -95,7 +95,7 @@ def test_an_answer_knows_model_usage_and_end() -> None:
     answer.add({"model": "m-1", **chunk("length")})
     answer.add({"choices": [], "usage": {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}})
     answer.complete()
-    assert (answer.model, answer.finish) == ("m-1", "length")
+    assert (answer.model, answer.finish, answer.cut) == ("m-1", "length", True)
     assert answer.usage == {"input_tokens": 2, "output_tokens": 3, "total_tokens": 5}
     assert answer.as_message() == {"role": "assistant", "content": "a"}
 

@@ -149,7 +149,6 @@ async def test_the_model_is_shown_the_whole_turn(worker: OpenAIWorker, server: O
         (deltas({"refusal": "No."}), [("text", "No.")]),
         (bytewise("grüß", " dich 🙂"), [("text", "grüß"), ("text", " dich 🙂")]),
         (words(), []),
-        (words("cut", finish="length"), [("text", "cut")]),
     ],
 )
 async def test_what_is_said(worker: OpenAIWorker, server: OpenAIServer, reply: Any, expected: Any) -> None:
@@ -159,6 +158,14 @@ async def test_what_is_said(worker: OpenAIWorker, server: OpenAIServer, reply: A
     assert [(event["type"], event["text"]) for event in events if "text" in event] == expected
     assert [event["type"] for event in events[-2:]] == ["usage", "final"]
     assert "value" not in events[-1]
+
+
+async def test_an_answer_that_was_cut_says_so(worker: OpenAIWorker, server: OpenAIServer) -> None:
+    await worker.start({"base_url": server.url})
+    server.will(words("cut", finish="length"))
+    events = await worker.turn()
+    assert text(events) == "cut"
+    assert events[-1]["value"] == {"incomplete": "max_output_tokens"}
 
 
 async def test_a_slow_first_token_is_waited_for(worker: OpenAIWorker, server: OpenAIServer) -> None:

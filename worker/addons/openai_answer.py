@@ -52,6 +52,11 @@ class Answer:
         """The text so far."""
         return "".join(self._texts)
 
+    @property
+    def cut(self) -> bool:
+        """Whether it ended because it was as long as it may be."""
+        return self.finish == "length"
+
     def add(self, chunk: Any) -> list[Text | Thought]:
         """What a chunk adds to text and thoughts. Raises AnswerInvalidError for one that is not the protocol."""
         try:
@@ -69,7 +74,7 @@ class Answer:
             raise StreamBrokenError("the answer ended without saying that it is complete; what was said stands")
         if self.finish == "content_filter":
             raise ContentFilteredError("the model server's content filter ended the answer; what was said stands")
-        if self.calls and self.finish == "length":
+        if self.calls and self.cut:
             raise AnswerInvalidError("the answer was cut off in a tool call; allow more with max_tokens")
         if any(not call.name for call in self.calls):
             raise AnswerInvalidError("a tool call without the name of a tool")

@@ -18,6 +18,7 @@ from worker.agent import Agent, Context, Final, ToolCall, Turn, Usage
 from worker.conversation import text_data
 
 WAITING: typing.Final = "openai_waiting"  # in the state: the calls that the client was handed, as messages
+CUT: typing.Final = {"incomplete": "max_output_tokens"}  # the value of a turn whose answer is not all there would be
 
 preload = openai_rehearsal.preload  # the entry point
 
@@ -70,7 +71,7 @@ class OpenAIChatGPT(Agent):
                 handed = toolbox.handed(answer.calls)
                 if not answer.calls:
                     turn.state.pop(WAITING, None)
-                    return None
+                    return Final(CUT) if answer.cut else None
                 if not handed and not left:
                     break
                 said = [answer.as_message(), *await toolbox.use(turn, answer.calls, but=handed)]
@@ -98,7 +99,7 @@ class OpenAIChatGPT(Agent):
         return client
 
     async def _account(self, turn: Turn, answer: Answer) -> None:
-        if answer.finish == "length":
+        if answer.cut:
             self.context.log.info("openai.answer_cut", turn=turn.id, characters=len(answer.text))
         if counts := dict(answer.usage):
             names = ("input_tokens", "output_tokens", "total_tokens")

@@ -8,6 +8,7 @@ from supervisor.http.envelope import ROWS, shorten
 from supervisor.http.faults import MISSING, BodyRefusal
 
 UNPROCESSABLE: Final = 422
+REQUIRED: Final = "Field required"
 
 STATUSES: Final[Mapping[Cause, int]] = {
     Cause.WORKERS_LIMIT: 503,
@@ -41,9 +42,20 @@ def code_of(cause: Cause) -> str:
 def error(refusal: Refusal) -> tuple[int, dict[str, Any]]:
     """Status and body of a refusal: both of the shapes that clients look for."""
     faults = refusal.faults if isinstance(refusal, BodyRefusal) else ()
-    code = "MISSING_PARAMETER" if faults and faults[0].kind == MISSING else code_of(refusal.cause)
-    body: dict[str, Any] = {"error": {"code": code, "message": shorten(refusal.detail)}}
-    body["detail"] = [
-        {"type": fault.kind, "loc": ["body", *fault.place], "msg": shorten(fault.text)} for fault in faults
-    ] or shorten(refusal.detail)
-    return UNPROCESSABLE if faults else STATUSES.get(refusal.cause, ROWS[refusal.cause].status), body
+    if not faults:
+        status = STATUSES.get(refusal.cause, ROWS[refusal.cause].status)
+        text = shorten(refusal.detail)
+        return status, {"error": {"code": code_of(refusal.cause), "message": text}, "detail": text}
+    first = faults[0]
+    missing = first.kind == MISSING
+    code = "MISSING_PARAMETER" if missing else code_of(refusal.cause)
+    message = f"{REQUIRED}: {first.name}" if missing else shorten(refusal.detail)
+    detail = [
+        {
+            "type": fault.kind,
+            "loc": ["body", *fault.place],
+            "msg": REQUIRED if fault.kind == MISSING else shorten(fault.text),
+        }
+        for fault in faults
+    ]
+    return UNPROCESSABLE, {"error": {"code": code, "message": message}, "detail": detail}

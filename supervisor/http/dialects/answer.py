@@ -81,7 +81,8 @@ class Answer:
     def handed(self) -> list[Event]:
         """The calls that the client is to answer, once the turn has ended."""
         value = self.value.get(TOOL_CALLS) if isinstance(self.value, dict) else None
-        ids = {call.get("id") for call in value if isinstance(call, dict)} if isinstance(value, list) else set()
+        listed = value if isinstance(value, list) else []  # a worker may say anything
+        ids = {call["id"] for call in listed if isinstance(call, dict) and isinstance(call.get("id"), str)}
         return [part.call for part in self.parts if part.kind == "call" and part.call["id"] in ids]
 
     @property

@@ -39,8 +39,8 @@ class Translator(Protocol):
 class Keeper(Protocol):
     """Who keeps what a turn answers, for those who ask for it later."""
 
-    async def begun(self, turn: Turn) -> None:
-        """The turn has a worker, or will be told as a stream. Raises Refusal."""
+    def begun(self, turn: Turn) -> None:
+        """The turn has a worker, or is told as a stream from now on."""
 
     async def over(self, turn: Turn) -> None:
         """The turn has ended and was translated whole; the reader does not know yet."""
@@ -75,7 +75,7 @@ class TurnHandler:
             await _ready(turn, translator.patience if stream else None)
             opening = translator.opening(turn)
             if keeper is not None:
-                await keeper.begun(turn)
+                keeper.begun(turn)
             if stream:
                 return await self._relay(request, turn, translator, opening, keeper)
             return translator.body(turn, await collect(turn, translator, keeper))

@@ -8,6 +8,7 @@ from supervisor.http.envelope import ROWS, shorten
 from supervisor.http.faults import MISSING, BodyRefusal
 
 INVALID: Final = "invalid_request_error"
+EXCLUSIVE: Final = "mutually_exclusive_parameters"
 
 # The type that goes with a status; others of 500 and more are errors of the server.
 TYPES: Final[Mapping[int, str]] = {
@@ -26,13 +27,15 @@ STATUSES: Final[Mapping[Cause, int]] = {
     Cause.TURN_CANCELLED: 400,
 }
 
+# OpenAI's words for faults that pydantic, or we, call otherwise.
+CODES: Final[Mapping[str, str]] = {MISSING: "missing_required_parameter", EXCLUSIVE: EXCLUSIVE}
+
 
 class ParameterRefusal(BodyRefusal):
     """One parameter that cannot be as it is, with a code of OpenAI's own."""
 
     def __init__(self, param: str, code: str, text: str) -> None:
-        super().__init__()
-        self.detail = text
+        super().__init__(more=text)
         self.param = param
         self.code = code
 
@@ -56,6 +59,4 @@ def _about(refusal: Refusal) -> tuple[str | None, str | None]:
 
 def _code(kind: str) -> str:
     """OpenAI's word for a fault, by pydantic's."""
-    if kind == MISSING:
-        return "missing_required_parameter"
-    return "invalid_type" if kind.endswith("_type") else "invalid_value"
+    return CODES.get(kind) or ("invalid_type" if kind.endswith("_type") else "invalid_value")

@@ -1,0 +1,116 @@
+"""Other people's APIs: the same agents, the same client; what differs is how an event looks."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from bench.figures import Figure, percentile
+from bench.server import BenchServer
+from bench.streams import STREAM, Reader, connect, post
+
+STREAMS: Final = 50
+DELTAS: Final = 2000  # of each stream
+MARK: Final = b"data: "
+KEPT: Final = 4  # the last reads of a stream, in which its last event is
+
+Ask = Callable[[str, str], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """An API: where and how it is asked, what its last frame has, and how many events a second are promised."""
+
+    path: str
+    body: Ask
+    ending: bytes
+    promise: float | None = None
+
+    def request(self, session: str, count: int) -> bytes:
+        """A turn of so many deltas."""
+        return post(self.path, {**self.body(session, str(count)), "stream": True})
+
+
+# Three times what the runtime that the first two are from does in one process.
+DIALECTS: Final = (
+    Dialect(
+        "/process",
+        lambda session, text: {
+            "input": [{"role": "user", "content": [{"type": "text", "text": text}]}],
+            "session_id": session,
+        },
+        b"data: [DONE]",
+        40_800,
+    ),
+    Dialect(
+        "/compatible-mode/v1/responses",
+        lambda session, text: {"model": "stream", "input": text, "session_id": session},
+        b"event: response.completed",
+        34_800,
+    ),
+    Dialect(
+        "/v1/chat/completions",
+        lambda session, text: {
+            "model": "stream",
+            "messages": [{"role": "user", "content": text}],
+            "session_id": session,
+        },
+        b"data: [DONE]",
+    ),
+)
+
+
+async def asked(server: BenchServer, dialect: Dialect, sessions: list[str], count: int) -> list[Reader]:
+    """A turn in each session at the same time, read to its end. Raises RuntimeError for one that is not whole."""
+    requests = [dialect.request(session, count) for session in sessions]
+    readers = await asyncio.gather(*(connect(server, ask, mark=MARK, kept=KEPT) for ask in requests))
+    await asyncio.gather(*(reader.over for reader in readers))
+    for reader in readers:
+        end = b"".join(reader.end)
+        if reader.events < count or dialect.ending not in end:
+            raise RuntimeError(f"{dialect.path}: {reader.events} events for {count} deltas, and then {end[-500:]!r}")
+        reader.transport.close()  # type: ignore[union-attr]
+    return readers
+
+
+async def measured(server: BenchServer, dialect: Dialect, streams: int, rounds: int) -> list[Figure]:
+    """Rounds of so many streams at once, each in sessions whose workers wait for it."""
+    rates, first, events = [], [], 0
+    used = server.cpu_seconds()
+    for number in range(rounds):
+        sessions = [f"s{(number + each) % STREAMS}" for each in range(streams)]
+        readers = await asked(server, dialect, sessions, DELTAS)
+        seconds = max(reader.last for reader in readers) - min(reader.asked for reader in readers)
+        count = sum(reader.events for reader in readers)
+        events += count
+        rates.append(count / seconds)
+        first.append(max(reader.first - reader.asked for reader in readers) * 1e3)
+    cpu = (server.cpu_seconds() - used) / events * 1e6
+    figures = [
+        Figure(
+            f"{dialect.path}: events/s, {streams} stream{'s' * (streams > 1)}",
+            percentile(rates, 0.5),
+            "/s",
+            at_least=dialect.promise,
+        ),
+        Figure("  CPU of the server for one", cpu, "us"),
+    ]
+    if streams > 1:
+        figures.append(Figure("  first event of the slowest stream", percentile(first, 0.5), "ms"))
+    return figures
+
+
+async def dialect_rate(quick: bool) -> list[Figure]:
+    """2,000 small deltas on one stream, and on fifty, through each API; from the request to the end."""
+    figures = []
+    for dialect in DIALECTS:
+        async with BenchServer(graphs=[STREAM]) as server:
+            for count in (1, 100):  # starts the workers, then warms up all the way
+                await asked(server, dialect, [f"s{number}" for number in range(STREAMS)], count)
+            figures += await measured(server, dialect, 1, 5 if quick else 25)
+            figures += await measured(server, dialect, STREAMS, 1 if quick else 5)
+            figures.append(Figure("  memory of the server", server.rss_mb(), "MB"))
+    return figures
+
+
+SCENARIOS: Final = {"dialects": dialect_rate}

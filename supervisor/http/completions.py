@@ -1,0 +1,67 @@
+"""OpenAI's chat completions and its list of models, which are our graphs."""
+
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from aiohttp import web
+
+from supervisor.causes import Cause, Refusal
+from supervisor.http.dialects.base import TurnHandler
+from supervisor.http.dialects.completions import Completion
+from supervisor.http.dialects.completions_request import read_body
+from supervisor.http.intake import read_object
+from supervisor.http.replies import native
+
+if TYPE_CHECKING:
+    from supervisor.catalog import GraphCatalog
+    from supervisor.settings import Settings
+
+PREFIXES: Final = ("/v1", "/compatible-mode/v1")  # where OpenAI's API is served, the same at both
+MODEL: Final = "{model:.+}"  # a graph's name may have slashes
+
+
+class CompletionsApi:
+    """The handlers of chat completions and models."""
+
+    def __init__(self, settings: "Settings", catalog: "GraphCatalog", handler: TurnHandler) -> None:
+        self._catalog = catalog
+        self._handler = handler
+        self._default = settings.default_graph
+        self._body_limit = settings.body_limit_bytes
+        self._since = int(time.time())  # nobody knows since when a graph is there; since then it is served
+
+    def routes(self) -> list[web.RouteDef]:
+        """The routes of this API."""
+        return [
+            route
+            for prefix in PREFIXES
+            for route in (
+                web.post(f"{prefix}/chat/completions", self.complete),
+                web.get(f"{prefix}/models", self.list_models),
+                web.get(f"{prefix}/models/{MODEL}", self.show_model),
+            )
+        ]
+
+    async def complete(self, request: web.Request) -> web.StreamResponse:
+        """``POST /chat/completions``: a turn that is whole in itself, or one of a session."""
+        body = read_body(await read_object(request, self._body_limit))
+        graph = body.model if self._catalog.has(body.model) else self._catalog.default(self._default)
+        translator = Completion(body.model or graph, include_usage=body.stream_options.include_usage)
+        return await self._handler.handle(request, body.turn_request(graph), translator, stream=body.stream)
+
+    async def list_models(self, _: web.Request) -> web.Response:
+        """``GET /models``: every graph that `model` can name."""
+        return native({"object": "list", "data": [self._model(name) for name in self._names()]})
+
+    async def show_model(self, request: web.Request) -> web.Response:
+        """``GET /models/{model}``: one of them."""
+        name = request.match_info["model"]
+        if name not in self._names():
+            raise Refusal(Cause.GRAPH_UNKNOWN, f"there is no graph {name!r:.100}")
+        return native(self._model(name))
+
+    def _names(self) -> list[str]:
+        return list(dict.fromkeys(graph.name for graph in self._catalog.graphs() if graph.name))
+
+    def _model(self, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": self._since, "owned_by": "agentd"}

@@ -1,0 +1,289 @@
+"""Answers that are kept, so that they can be asked for again: those at work in this server, and those on record.
+
+One in the foreground is put on record by its `Keeper` while its client reads it. One in the background has no client:
+a task of ours reads it, and keeps its events for those who want to follow, also after it has ended, for a while.
+"""
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import structlog
+
+from supervisor.causes import Cause, Refusal
+from supervisor.http.dialects.base import Keeper, Translator, collect
+from supervisor.http.envelope import encode
+from supervisor.http.recording import Recording
+from supervisor.store.errors import StoreError
+from supervisor.store.records import ResponseBegun, ResponseEnded, ResponseRow
+
+if TYPE_CHECKING:
+    from supervisor.turns.requests import TurnRequest
+    from supervisor.turns.sessions import Sessions
+    from supervisor.turns.turn import Turn
+
+log = structlog.get_logger("supervisor.kept")
+
+RESUME_SECONDS: Final = 600.0  # that the events of a stream are kept after its end
+RESUME_BYTES: Final = 32 * 1024 * 1024  # of all such streams
+CANCEL_SECONDS: Final = 5.0  # for a cancelled one to end
+
+
+class Shelf(Protocol):
+    """Where answers are put on record."""
+
+    def begin_response(self, record: ResponseBegun) -> None:
+        """Put one that has begun on record soon."""
+
+    async def end_response(self, record: ResponseEnded) -> None:
+        """Put its end on record, if it is still there."""
+
+    async def response(self, response_id: str) -> ResponseRow | None:
+        """What is on record of it. Raises StoreError."""
+
+    async def delete_response(self, response_id: str) -> bool:
+        """Keep it no longer; whether it was there. Raises StoreError."""
+
+
+class KeptTranslator(Translator, Protocol):
+    """A translator whose answer can be kept."""
+
+    id: str
+    source: str
+
+    @property
+    def status(self) -> str:
+        """The API's own word for how far it is."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """The API's own object as it is now."""
+
+
+class Run:
+    """One answer at work here, or that was until lately."""
+
+    def __init__(self, turn: "Turn", translator: KeptTranslator, recording: Recording | None = None) -> None:
+        """Only one in the background has a `recording`."""
+        self.id = translator.id
+        self.turn = turn
+        self.translator = translator
+        self.recording = recording
+        self.ended = asyncio.Event()
+
+    async def over(self) -> None:
+        """Wait until it has ended and is on record."""
+        await self.ended.wait()
+
+
+class Kept:
+    """The kept answers of one server."""
+
+    def __init__(self, sessions: "Sessions", store: Shelf) -> None:
+        self._sessions = sessions
+        self._store = store
+        self._runs: dict[str, Run] = {}
+        self._ended: dict[str, tuple[Run, asyncio.TimerHandle]] = {}  # the one that ended first comes first
+        self._ended_bytes = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(
+        self,
+        wanted: "TurnRequest",
+        translator: KeptTranslator,
+        *,
+        input: Sequence[dict[str, Any]] = (),  # noqa: A002 - as the API calls it
+        seconds: float | None = None,
+    ) -> Run:
+        """Begin an answer in the background, which may take so many seconds. Raises Refusal."""
+        turn = self._sessions.begin(wanted)
+        recording = Recording()
+        run = Run(turn, translator, recording)
+        self._enter(run, input)
+        recording.add(translator.opening(turn))
+        self._own(self._carry(run, recording, seconds), f"background {run.id}")
+        return run
+
+    def keeper(
+        self,
+        translator: KeptTranslator,
+        *,
+        input: Sequence[dict[str, Any]] = (),  # noqa: A002 - as the API calls it
+    ) -> Keeper:
+        """Who keeps an answer that a client waits for."""
+        return _Keeper(self, translator, input)
+
+    def running(self, response_id: str) -> Run | None:
+        """The answer of this id that is at work."""
+        return self._runs.get(response_id)
+
+    def followed(self, response_id: str) -> Run | None:
+        """The answer of this id whose events are here."""
+        run = self._runs.get(response_id) or self._ended.get(response_id, (None, None))[0]
+        return run if run is not None and run.recording is not None else None
+
+    async def row(self, response_id: str) -> ResponseRow | None:
+        """What is on record of an answer. Raises Refusal(STORE_UNAVAILABLE)."""
+        try:
+            return await self._store.response(response_id)
+        except StoreError as error:
+            raise Refusal(Cause.STORE_UNAVAILABLE, str(error)) from error
+
+    async def delete(self, response_id: str) -> bool:
+        """Keep it no longer; whether it was kept. One at work goes on. Raises Refusal(STORE_UNAVAILABLE)."""
+        try:
+            deleted = await self._store.delete_response(response_id)
+        except StoreError as error:
+            raise Refusal(Cause.STORE_UNAVAILABLE, str(error)) from error
+        self._runs.pop(response_id, None)
+        self._forget(response_id)
+        return deleted
+
+    async def cancel(self, run: Run) -> None:
+        """Cancel it, and wait until it has ended."""
+        run.turn.cancel(Cause.TURN_CANCELLED)
+        try:
+            async with asyncio.timeout(CANCEL_SECONDS):
+                await run.over()
+        except TimeoutError:  # its client takes nothing, or the store does not answer
+            log.info("response.cancel_late", response=run.id, after_seconds=CANCEL_SECONDS)
+
+    async def drain(self, seconds: float) -> None:
+        """Wait until the background work has ended, whose turns have; what takes longer is cancelled."""
+        for response_id in tuple(self._ended):
+            self._forget(response_id)
+        if not self._tasks:
+            return
+        _, late = await asyncio.wait(self._tasks, timeout=seconds)
+        for task in late:
+            log.error("response.late", task=task.get_name(), after_seconds=seconds)
+            task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=1)
+
+    # ------------------------------------------------------------------ one run
+
+    async def _carry(self, run: Run, recording: Recording, seconds: float | None) -> None:
+        turn, translator = run.turn, run.translator
+        timer = None
+        if seconds is not None:
+            detail = f"no answer within {seconds:g} s"
+            timer = asyncio.get_running_loop().call_later(seconds, turn.cancel, Cause.TURN_TIMEOUT, detail)
+        try:
+            while not turn.over:
+                if items := turn.take():
+                    frames = translator.events(items)
+                    await self._conclude(run)
+                    recording.add(frames)
+                else:
+                    await turn.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+            turn.leave()
+            recording.close()
+            self._leave(run)
+
+    def _enter(self, run: Run, given: Sequence[dict[str, Any]]) -> None:
+        request, translator = run.turn.request, run.translator
+        self._runs[run.id] = run
+        self._store.begin_response(
+            ResponseBegun(
+                id=run.id,
+                turn=run.turn.id,
+                source=translator.source,
+                graph=request.graph,
+                user=request.user,
+                session=request.session or "",
+                created_at=run.turn.began_at,
+                status=translator.status,
+                body=encode(translator.snapshot()),
+                input=encode(list(given)),
+            )
+        )
+
+    async def _conclude(self, run: Run) -> None:
+        if run.turn.over:
+            translator = run.translator
+            ended = ResponseEnded(id=run.id, status=translator.status, body=encode(translator.snapshot()))
+            await self._store.end_response(ended)
+
+    def _leave(self, run: Run) -> None:
+        """It is at work no more; its events stay for a while."""
+        run.ended.set()
+        if self._runs.get(run.id) is not run:
+            return
+        del self._runs[run.id]
+        if run.recording is None:
+            return
+        timer = asyncio.get_running_loop().call_later(RESUME_SECONDS, self._forget, run.id)
+        self._ended[run.id] = run, timer
+        self._ended_bytes += run.recording.size
+        while self._ended_bytes > RESUME_BYTES:
+            self._forget(next(iter(self._ended)))
+
+    def _forget(self, response_id: str) -> None:
+        run, timer = self._ended.pop(response_id, (None, None))
+        if timer is not None:
+            timer.cancel()
+        if run is not None and run.recording is not None:
+            self._ended_bytes -= run.recording.size
+
+    def _own(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("response.failed", task=task.get_name(), exc_info=error)
+
+    # ------------------------------------------------------------------ for keepers
+
+    def enter(self, turn: "Turn", translator: KeptTranslator, given: Sequence[dict[str, Any]]) -> Run:
+        """An answer in the foreground begins."""
+        run = Run(turn, translator)
+        self._enter(run, given)
+        return run
+
+    async def conclude(self, run: Run) -> None:
+        """It has ended and is put on record."""
+        await self._conclude(run)
+        self._leave(run)
+
+    def abandon(self, run: Run) -> None:
+        """Its client has gone: a task of ours sees its end, which is soon."""
+        self._own(self._see_end(run), f"end of {run.id}")
+
+    async def _see_end(self, run: Run) -> None:
+        try:
+            await collect(run.turn, run.translator, None)
+            await self._conclude(run)
+        finally:
+            self._leave(run)
+
+
+class _Keeper:
+    """Keeps one answer in the foreground."""
+
+    def __init__(self, kept: Kept, translator: KeptTranslator, given: Sequence[dict[str, Any]]) -> None:
+        self._kept = kept
+        self._translator = translator
+        self._given = given
+        self._run: Run | None = None
+
+    def begun(self, turn: "Turn") -> None:
+        """It is at work."""
+        self._run = self._kept.enter(turn, self._translator, self._given)
+
+    async def over(self, _: "Turn") -> None:
+        """It has ended."""
+        if self._run is not None:
+            run, self._run = self._run, None
+            await self._kept.conclude(run)
+
+    def left(self, _: "Turn") -> None:
+        """Its client has gone, or has all of it."""
+        if self._run is not None:
+            self._kept.abandon(self._run)

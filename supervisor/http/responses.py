@@ -1,0 +1,214 @@
+"""OpenAI's Responses endpoint: create, retrieve, follow, cancel, delete (wire/openai-responses.md)."""
+
+import secrets
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+from aiohttp import web
+
+from supervisor.causes import Cause, Refusal
+from supervisor.http.completions import PREFIXES
+from supervisor.http.dialects.base import TurnHandler
+from supervisor.http.dialects.openai_errors import ParameterRefusal
+from supervisor.http.dialects.responses import Responses, as_lost, doubled, lost_event
+from supervisor.http.dialects.responses_request import Origin, ResponsesBody, input_items, turn_request
+from supervisor.http.envelope import encode
+from supervisor.http.faults import checked
+from supervisor.http.intake import read_object
+from supervisor.http.kept import Kept, Run
+from supervisor.http.replies import json_reply
+from supervisor.http.request_keys import note
+from supervisor.http.sse import EventStream
+from supervisor.http.streams import Streams
+
+if TYPE_CHECKING:
+    from supervisor.catalog import GraphCatalog
+    from supervisor.settings import Settings
+    from supervisor.store.records import ResponseRow
+
+RESPONSE: Final = "/responses/{response:[A-Za-z0-9_-]+}"
+SOURCE: Final = "openai"
+UNFINISHED: Final = frozenset({"queued", "in_progress"})
+MOST_DIGITS: Final = 15
+
+
+class ResponsesApi:
+    """The handlers of the Responses endpoint."""
+
+    def __init__(
+        self,
+        settings: "Settings",
+        catalog: "GraphCatalog",
+        handler: TurnHandler,
+        kept: Kept,
+        streams: Streams,
+    ) -> None:
+        self._catalog = catalog
+        self._handler = handler
+        self._kept = kept
+        self._streams = streams
+        self._default_graph = settings.default_graph
+        self._body_limit = settings.body_limit_bytes
+
+    def routes(self) -> list[web.RouteDef]:
+        """The routes of this API, under each of its prefixes."""
+        return [
+            route
+            for prefix in PREFIXES
+            for route in (
+                web.post(f"{prefix}/responses", self.create),
+                web.get(f"{prefix}{RESPONSE}", self.retrieve),
+                web.delete(f"{prefix}{RESPONSE}", self.delete),
+                web.post(f"{prefix}{RESPONSE}/cancel", self.cancel),
+                web.get(f"{prefix}{RESPONSE}/input_items", self.input_items),
+            )
+        ]
+
+    async def create(self, request: web.Request) -> web.StreamResponse:
+        """``POST /responses``: a turn, streamed, in one piece, or in the background."""
+        body = checked(ResponsesBody, await read_object(request, self._body_limit))
+        origin = await self._origin(body.previous_response_id)
+        named = body.model if body.model is not None and self._catalog.has(body.model) else None
+        graph = origin.graph if origin else named or self._catalog.default(self._default_graph)
+        wanted = turn_request(body, graph, named=named, origin=origin)
+        translator = Responses(body, wanted, id=f"resp_{secrets.token_hex(16)}", created_at=time.time())
+        items = input_items(body)
+        if body.background:
+            run = self._kept.start(wanted, translator, input=items)
+            note(request, turn=run.turn.id)
+            return await self._follow(request, run, 0) if body.stream else _reply(translator.snapshot())
+        keeper = self._kept.keeper(translator, input=items) if wanted.store else None
+        return await self._handler.handle(request, wanted, translator, stream=bool(body.stream), keeper=keeper)
+
+    async def retrieve(self, request: web.Request) -> web.StreamResponse:
+        """``GET /responses/{id}``; with ``?stream=true`` the events after ``starting_after``."""
+        response_id = request.match_info["response"]
+        if request.query.get("stream", "false") not in ("false", "0"):
+            return await self._replay(request, response_id)
+        run = self._kept.running(response_id)
+        if run is not None:
+            return _reply(run.translator.snapshot())
+        return _reply(_told(await self._row(response_id)))
+
+    async def delete(self, request: web.Request) -> web.Response:
+        """``DELETE /responses/{id}``: it is kept no longer; its conversation lives on."""
+        response_id = request.match_info["response"]
+        await self._row(response_id)
+        if not await self._kept.delete(response_id):
+            raise _unknown(response_id)
+        return json_reply(encode({"id": response_id, "object": "response", "deleted": True}))
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        """``POST /responses/{id}/cancel``: answers when its turn has ended."""
+        response_id = request.match_info["response"]
+        run = self._kept.running(response_id)
+        if run is None:
+            row = await self._row(response_id)
+            raise Refusal(Cause.RESPONSE_ENDED, f"response {response_id!r} is {_told(row)['status']} already")
+        note(request, turn=run.turn.id)
+        await self._kept.cancel(run)
+        response = run.translator.snapshot()
+        if response["status"] in UNFINISHED:  # its client takes nothing; that it will be cancelled is certain
+            response["status"] = "cancelled"
+        return _reply(response)
+
+    async def input_items(self, request: web.Request) -> web.Response:
+        """``GET /responses/{id}/input_items``: what was asked."""
+        response_id = request.match_info["response"]
+        items: list[dict[str, Any]] = orjson.loads((await self._row(response_id)).input or b"[]")
+        return json_reply(
+            encode(
+                {
+                    "object": "list",
+                    "data": items,
+                    "first_id": items[0]["id"] if items else None,
+                    "last_id": items[-1]["id"] if items else None,
+                    "has_more": False,
+                }
+            )
+        )
+
+    async def _origin(self, previous: str | None) -> Origin | None:
+        """Whose conversation is continued. Raises Refusal."""
+        if previous is None:
+            return None
+        row = await self._kept.row(previous)
+        if row is None or row.source != SOURCE:
+            raise ParameterRefusal(
+                "previous_response_id",
+                "previous_response_not_found",
+                f"no response {previous!r:.100} is kept, so it cannot be continued",
+            )
+        return Origin(row.graph, row.user, row.session)
+
+    async def _row(self, response_id: str) -> "ResponseRow":
+        row = await self._kept.row(response_id)
+        if row is None or row.source != SOURCE:
+            raise _unknown(response_id)
+        return row
+
+    async def _replay(self, request: web.Request, response_id: str) -> web.StreamResponse:
+        run = self._kept.followed(response_id)
+        if run is None:
+            await self._row(response_id)
+            raise ParameterRefusal(
+                "stream",
+                "invalid_value",
+                f"the events of response {response_id!r} are not kept, only those of responses in the background, "
+                "for some minutes after their end; retrieve it without stream",
+            )
+        given = request.query.get("starting_after")
+        if given is not None and not (given.isascii() and given.isdigit() and len(given) <= MOST_DIGITS):
+            raise ParameterRefusal(
+                "starting_after", "invalid_value", f"starting_after is {given!r:.100}; it must be a sequence number"
+            )
+        return await self._follow(request, run, 0 if given is None else int(given) + 1)
+
+    async def _follow(self, request: web.Request, run: Run, number: int) -> web.StreamResponse:
+        """The events of an answer in the background, from this number on, as long as there are any."""
+        recording = run.recording
+        if recording is None:
+            raise RuntimeError("an answer in the foreground has one reader only")
+        if recording.read(number) is None:
+            raise ParameterRefusal(
+                "starting_after",
+                "invalid_value",
+                f"the events before {recording.first} are not kept any more; "
+                f"starting_after must be {recording.first - 1} at least, or retrieve the response without stream",
+            )
+        events = EventStream(request, self._streams)
+        try:
+            await events.open()
+            while True:
+                frames = recording.read(number)
+                if frames is None:  # a reader too slow for what is kept: better told than left out
+                    await events.send([lost_event(number, recording.first)])
+                    break
+                if frames:
+                    number += len(frames)
+                    await events.send(frames)
+                elif recording.closed:
+                    break
+                else:
+                    await recording.wait(number)
+            await events.close()
+        finally:
+            events.abandon()
+        return events.response
+
+
+def _unknown(response_id: str) -> Refusal:
+    return Refusal(Cause.RESPONSE_UNKNOWN, f"no response {response_id!r:.100} is kept")
+
+
+def _told(row: "ResponseRow") -> dict[str, Any]:
+    """A response on record, which is not at work here. Raises Refusal for one that was too large to be kept."""
+    if not row.body:
+        raise Refusal(Cause.RESPONSE_UNKNOWN, f"response {row.id!r:.100} was too large to be kept")
+    response: dict[str, Any] = orjson.loads(row.body)
+    return as_lost(response) if response["status"] in UNFINISHED else response
+
+
+def _reply(response: dict[str, Any]) -> web.Response:
+    return json_reply(encode(doubled(response)))
