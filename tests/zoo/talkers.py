@@ -141,6 +141,13 @@ class Talker(Agent):
         os.kill(os.getpid(), signal.SIGKILL)
         yield ""
 
+    async def _hoard(self, _turn: Turn, _: Any) -> AsyncIterator[Any]:
+        """Take memory without an end."""
+        kept = []
+        while True:
+            kept.append(bytes(1) * (1024 * 1024))
+            yield ""
+
     async def _pid(self, _turn: Turn, _: Any) -> AsyncIterator[Any]:
         yield f"{os.getpid()}"
 

@@ -22,7 +22,7 @@ from supervisor.http.dialects.agentscope_objects import (
 )
 from supervisor.http.dialects.agentscope_text import MOST_ESCAPED, PIECE_BYTES, Tail, inner, safe, split
 from supervisor.http.dialects.answer import Answer, Frames, Part
-from supervisor.http.dialects.base import PATIENCE_SECONDS
+from supervisor.http.dialects.base import BATCH, PATIENCE_SECONDS
 from supervisor.http.envelope import encode
 from supervisor.http.replies import json_reply
 from supervisor.http.sse import COMMENT, HEADERS
@@ -30,7 +30,9 @@ from supervisor.turns.transcript import Event
 from supervisor.turns.turn import Item, Turn, TurnEnding
 
 FRAME_BYTES: Final = 8 * 1024  # every frame but the last is smaller, unless a whole part has to be in it
+SMALL_BATCH: Final = 8  # so that no write is larger than what a reader takes at once
 DONE: Final = b"data: [DONE]\n\n"
+LARGE_BATCH: Final = 32  # events of some kilobytes each
 
 RUNNING: Final = "running"
 FINISHED: Final = "finished"
@@ -55,6 +57,7 @@ class AgentScope:
     headers: Mapping[str, str] = HEADERS
     keep_alive: bytes | None = COMMENT
     patience: float | None = PATIENCE_SECONDS
+    batch: int = LARGE_BATCH
 
     def __init__(self, reply: Reply) -> None:
         self._reply = reply
@@ -99,7 +102,7 @@ class AgentScope:
 
     def ended(self, part: Part, out: Frames) -> None:
         """The whole part, and the message with it."""
-        if part.kind != "call" and not part.body:
+        if part.kind != "call" and not part.body.size:
             self._add(part, "", out)  # a part is known by its deltas
         self._complete(self._message_id, part, out, is_result=False)
 
@@ -164,6 +167,7 @@ class Task:
     headers: Mapping[str, str] = HEADERS
     keep_alive: bytes | None = COMMENT
     patience: float | None = PATIENCE_SECONDS
+    batch: int = BATCH
     source = SOURCE
 
     def __init__(self, task_id: str, reply: Reply) -> None:

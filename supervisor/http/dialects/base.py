@@ -19,12 +19,18 @@ from supervisor.turns.turn import Item, Turn, TurnEnding
 PATIENCE_SECONDS: Final = 0.25
 
 
+# Events that are translated before the reader's pace is looked at: of small ones. It bounds what is written for a
+# reader that takes nothing, and how long one stream holds up the others.
+BATCH: Final = 512
+
+
 class Translator(Protocol):
     """How one turn looks in one API. Pure: it may remember what it has translated of this turn."""
 
     headers: Mapping[str, str] = HEADERS
     keep_alive: bytes | None = COMMENT
     patience: float | None = None  # seconds a stream's head waits for the worker; None: until the worker was asked
+    batch: int = BATCH
 
     def opening(self, turn: Turn) -> list[bytes]:
         """The events a stream begins with, before the agent says anything. Called once, before all else."""
@@ -93,13 +99,13 @@ class TurnHandler:
             await events.send(opening)
             while not turn.over:
                 items = turn.take()
-                if items:
-                    frames = translator.events(items)
+                if not items:
+                    await turn.wait()
+                for start in range(0, len(items), translator.batch):
+                    frames = translator.events(items[start : start + translator.batch])
                     if keeper is not None:
                         await _keep(turn, keeper)
                     await events.send(frames)
-                else:
-                    await turn.wait()
             await events.close()
         finally:
             events.abandon()

@@ -13,6 +13,7 @@ from aiohttp import web
 from supervisor.causes import Cause, Refusal
 from supervisor.http.dialects import openai_errors
 from supervisor.http.dialects.answer import Answer, Frames, Part
+from supervisor.http.dialects.base import BATCH
 from supervisor.http.envelope import encode
 from supervisor.http.replies import CAUSE_HEADER, json_reply
 from supervisor.http.sse import COMMENT, HEADERS
@@ -38,6 +39,7 @@ class Completion:
     headers: Mapping[str, str] = HEADERS
     keep_alive: bytes | None = COMMENT
     patience: float | None = None
+    batch: int = BATCH
 
     def __init__(self, model: str, *, include_usage: bool = False) -> None:
         self._model = model

@@ -7,6 +7,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from supervisor.causes import EXPLANATIONS
+from supervisor.http.dialects.base import BATCH
 from supervisor.http.envelope import RETRY_AFTER, ROWS, encode, shorten
 from supervisor.http.replies import CAUSE_HEADER, json_reply
 from supervisor.http.sse import COMMENT, HEADERS
@@ -105,6 +106,7 @@ class Native:
     headers: Mapping[str, str] = HEADERS
     keep_alive: bytes | None = COMMENT
     patience: float | None = None
+    batch: int = BATCH
 
     def opening(self, turn: Turn) -> list[bytes]:
         """The event ``turn``: what it is called, and where it runs."""

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from supervisor.causes import Cause
 from supervisor.http.dialects.answer import MOST_PARTS, Answer, Frames, Part
-from supervisor.http.dialects.base import PATIENCE_SECONDS
+from supervisor.http.dialects.base import BATCH, PATIENCE_SECONDS
 from supervisor.http.dialects.responses_object import (
     CANCELLED,
     SERVER_ERROR,
@@ -55,6 +55,7 @@ class Responses:
     headers: Mapping[str, str] = HEADERS
     keep_alive: bytes | None = COMMENT
     patience: float | None = PATIENCE_SECONDS
+    batch: int = BATCH
     source = "openai"
 
     def __init__(self, body: ResponsesBody, request: TurnRequest, *, id: str, created_at: float) -> None:  # noqa: A002
