@@ -104,7 +104,7 @@ class ProcessApi:
 
     async def _asked(self, request: web.Request, model: type[Body]) -> "tuple[Body, TurnRequest]":
         """The body and the turn it asks for. Raises Refusal."""
-        body = checked(model, await read_object(request, self._body_limit))
+        body = checked(model, await read_object(request, self._body_limit), messages=("input",))
         named = body.model if body.model and self._catalog.has(body.model) else None
         graph = named or self._catalog.default(self._settings.default_graph)
         return body, turn_request(body, graph, str(uuid4()))

@@ -10,6 +10,10 @@ MOST_FAULTS: Final = 5
 SHOWN: Final = 64
 MISSING: Final = "missing"
 
+# In one request. They take a microsecond or more each to check, and everybody else waits for it.
+MOST_MESSAGES: Final = 4096
+MOST_PARTS: Final = 16_384  # of all messages together
+
 Model = TypeVar("Model", bound=BaseModel)
 Place = tuple[int | str, ...]
 
@@ -35,8 +39,13 @@ class BodyRefusal(Refusal):
         self.faults = faults
 
 
-def checked(model: type[Model], body: dict[str, Any]) -> Model:
-    """The body as `model`. Raises BodyRefusal that names each field, its value and what is allowed."""
+def checked(model: type[Model], body: dict[str, Any], *, messages: tuple[str, ...] = ()) -> Model:
+    """The body as `model`. Raises BodyRefusal that names each field, its value and what is allowed.
+
+    `messages` are the fields that are lists of messages, which may not be too long.
+    """
+    for name in messages:
+        _check_length(name, body.get(name))
     try:
         return model.model_validate(body)
     except ValidationError as error:
@@ -47,6 +56,18 @@ def checked(model: type[Model], body: dict[str, Any]) -> Model:
         if any(fault["type"] == "extra_forbidden" for fault in faults):
             more.append(f"known are {known}")
         raise BodyRefusal(*told, more="; ".join(more)) from None
+
+
+def _check_length(name: str, messages: Any) -> None:
+    if not isinstance(messages, list):
+        return
+    if len(messages) > MOST_MESSAGES:
+        text = f"{name} has {len(messages)} messages; at most {MOST_MESSAGES} are allowed"
+        raise BodyRefusal(Fault((name,), "too_long", text))
+    lists = [part for message in messages if isinstance(message, dict) for part in message.values()]
+    if (count := sum(len(part) for part in lists if isinstance(part, list))) > MOST_PARTS:
+        text = f"{name} has messages with {count} parts; at most {MOST_PARTS} are allowed"
+        raise BodyRefusal(Fault((name,), "too_long", text))
 
 
 def place_name(place: Place) -> str:

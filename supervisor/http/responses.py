@@ -67,7 +67,7 @@ class ResponsesApi:
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         """``POST /responses``: a turn, streamed, in one piece, or in the background."""
-        body = checked(ResponsesBody, await read_object(request, self._body_limit))
+        body = checked(ResponsesBody, await read_object(request, self._body_limit), messages=("input",))
         origin = await self._origin(body.previous_response_id)
         named = body.model if body.model is not None and self._catalog.has(body.model) else None
         graph = origin.graph if origin else named or self._catalog.default(self._default_graph)

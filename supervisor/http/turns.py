@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from supervisor.turns.sessions import Sessions
 
 TURN: Final = "{turn:[^/]+}"
+MESSAGES: Final = ("messages", "history")
 
 
 class TurnsApi:
@@ -38,7 +39,7 @@ class TurnsApi:
 
     async def ask_session(self, request: web.Request) -> web.StreamResponse:
         """``POST /turns``: a turn in a session, or in a worker of its own."""
-        body = checked(SessionTurnBody, await read_object(request, self._body_limit))
+        body = checked(SessionTurnBody, await read_object(request, self._body_limit), messages=MESSAGES)
         wanted = body.request(graph=body.graph, user=body.user, session=body.session, properties=body.properties)
         return await self._handler.handle(request, wanted, Native(), stream=body.stream)
 
@@ -46,7 +47,7 @@ class TurnsApi:
         """``POST /channels/{name}/turns``: a turn in a channel that runs."""
         name = request.match_info["name"]
         note(request, channel=name)
-        body = checked(TurnBody, await read_object(request, self._body_limit))
+        body = checked(TurnBody, await read_object(request, self._body_limit), messages=MESSAGES)
         return await self._handler.handle(request, body.request(channel=name), Native(), stream=body.stream)
 
     async def cancel(self, request: web.Request) -> web.Response:

@@ -215,6 +215,10 @@ async def test_sessions(server: Agentd) -> None:
         assert "not" in await say("What is my name?", session_id=names[0], user_id="v")
         assert "not" in await say("What is my name?")
         assert len(turn_rows(server)) == 21
+
+        # without a session each has a worker of its own, all at the same time
+        assert await asyncio.gather(*(say(f"repeat {name}") for name in names * 2)) == names * 2
+        assert len(turn_rows(server)) == 21
         await say("keep this", store=True)
         assert len(turn_rows(server)) == 22
 

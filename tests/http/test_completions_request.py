@@ -195,6 +195,7 @@ def test_what_does_not_matter_is_ignored() -> None:
             "missing_required_parameter",
         ),
         ({"messages": [ASK], "model": 5}, "model", "invalid_type"),
+        ({"messages": [ASK], "model": "m" * 257}, "model", "invalid_value"),
         ({"messages": [ASK], "stream": "yes"}, "stream", "invalid_type"),
         ({"messages": [ASK], "stream_options": {"include_usage": 1}}, "stream_options.include_usage", "invalid_type"),
         ({"messages": [ASK], "session_id": 5}, "session_id", "invalid_type"),

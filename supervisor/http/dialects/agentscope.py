@@ -30,9 +30,8 @@ from supervisor.turns.transcript import Event
 from supervisor.turns.turn import Item, Turn, TurnEnding
 
 FRAME_BYTES: Final = 8 * 1024  # every frame but the last is smaller, unless a whole part has to be in it
-SMALL_BATCH: Final = 8  # so that no write is larger than what a reader takes at once
 DONE: Final = b"data: [DONE]\n\n"
-LARGE_BATCH: Final = 32  # events of some kilobytes each
+LARGE_BATCH: Final = 8  # events of some kilobytes each: together no more than one read takes
 
 RUNNING: Final = "running"
 FINISHED: Final = "finished"

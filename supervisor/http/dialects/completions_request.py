@@ -16,6 +16,7 @@ from supervisor.turns.requests import TurnRequest
 
 MAX_TOOLS: Final = 128
 MAX_STOPS: Final = 16
+MAX_MODEL: Final = 256
 CHOICES: Final = ("none", "auto", "required")
 INSTRUCTING: Final = ("system", "developer")
 
@@ -221,7 +222,7 @@ class CompletionBody(Known):
     """A chat completion. Fields that are not here are ignored."""
 
     messages: list[Message] = Field(min_length=1)
-    model: str = ""
+    model: str = Field("", max_length=MAX_MODEL)  # it is in every chunk
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     store: bool | None = None
@@ -274,7 +275,7 @@ def read_body(body: dict[str, Any]) -> CompletionBody:
             allowed = " or ".join(map(repr, harmless))
             but = f"only {allowed} is" if harmless else "it is not"
             raise ParameterRefusal(name, "unsupported_parameter", f"{name}: {but} supported{INSTEAD.get(name, '')}")
-    return checked(CompletionBody, body)
+    return checked(CompletionBody, body, messages=("messages",))
 
 
 def _first_of_turn(said: list[Message]) -> int:

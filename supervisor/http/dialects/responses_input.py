@@ -50,7 +50,7 @@ SOURCES: Final[Mapping[str, tuple[str, ...]]] = {
 
 def fault(kind: str, text: str, **values: Any) -> PydanticCustomError:
     """A fault in words of ours; a `kind` that ends with ``_type`` is a wrong type."""
-    return PydanticCustomError(kind, text, values)  # type: ignore[arg-type]  # wants a literal, for no reason of its own
+    return PydanticCustomError(kind, text, values)
 
 
 class Known(BaseModel):
@@ -121,7 +121,7 @@ class Part(Known):
     def listed(self, kind: str) -> Message:
         """The part as it is listed; `kind` is what texts are called there."""
         if self.words is not None and self.type != "refusal":
-            more = {"annotations": []} if kind == "output_text" else {}
+            more: Message = {"annotations": []} if kind == "output_text" else {}
             return {"type": kind, "text": self.words, **more}
         told = self.model_dump(exclude_unset=True)
         return {"detail": "auto", **told} if self.type == "input_image" else told
