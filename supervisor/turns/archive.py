@@ -99,7 +99,7 @@ class StoreArchive:
             usage=transcript.usage or {},
             structured=transcript.structured,
             value=transcript.value,
-            has_value=transcript.has_value,
+            has_value=transcript.answers,
             state=turn.state,
         )
         try:
@@ -113,7 +113,7 @@ class StoreArchive:
             conversation.state = turn.state
         transcript = turn.transcript
         text = transcript.text
-        if not text and transcript.has_value:
+        if not text and transcript.answers:
             text = orjson.dumps(transcript.value).decode()
         if turn.request.kind == "chat" and text:
             history = conversation.history

@@ -10,6 +10,7 @@ MAX_CHARACTERS: Final = 2 * 1024 * 1024  # of the answer, and of the thoughts
 MAX_LISTED: Final = 4096  # tool calls, and sources
 MAX_BYTES: Final = 4 * 1024 * 1024  # of JSON: tool calls with their results, and sources
 BLOCK: Final = 512  # pieces that are kept apart
+INCOMPLETE: Final = "incomplete"  # in a turn's value: why the text is not all that there would be
 
 
 class Text:
@@ -85,6 +86,11 @@ class Transcript:
     def has_text(self) -> bool:
         """Whether there is an answer in text, be it empty."""
         return bool(self._text) or isinstance(self.value, str)
+
+    @property
+    def answers(self) -> bool:
+        """Whether the value is an answer: one that only says why the text is cut is none."""
+        return self.has_value and not (isinstance(self.value, dict) and self.value.keys() == {INCOMPLETE})
 
     @property
     def thoughts(self) -> str:

@@ -225,13 +225,13 @@ async def test_a_session_that_is_busy(agentd: Agentd) -> None:
 
     async with process(server, script(["say", "on"], ["wait", None], session_id="s")) as first:
         await first.until("content")
-        waiting = [asyncio.create_task(server.post("/process", script(["say", "x"], session_id="s"))) for _ in range(2)]
-        async with asyncio.timeout(PATIENCE):
-            while (answer := await server.post("/process", script(["say", "x"], session_id="s")))["status"] != 429:
-                assert answer["status"] == 409
-        assert answer["error"]["code"] == "SESSION_QUEUE_FULL"
-        for answer in await asyncio.gather(*waiting):
-            assert (answer["status"], answer["error"]["code"]) == (409, "SESSION_BUSY")
+        one_more = script(["say", "x"], session_id="s")
+        answers = await asyncio.gather(*(server.post("/process", one_more) for _ in range(3)))
+        assert sorted((answer["status"], answer["error"]["code"]) for answer in answers) == [
+            (409, "SESSION_BUSY"),
+            (409, "SESSION_BUSY"),
+            (429, "SESSION_QUEUE_FULL"),
+        ]
         answer = await server.post("/stop", input=[], session_id="s")
         assert answer["status"] == "success"
         events = await first.all()
@@ -261,7 +261,7 @@ async def test_every_ending(agentd: Agentd) -> None:
     async def failed(*steps: list[Any], **more: Any) -> tuple[str, str]:
         events = await ask(server, script(["say", "half "], *steps, session_id="s", **more))
         assert events[-1]["status"] == "failed"
-        assert text_of(events) == "half "
+        assert "half ".startswith(text_of(events)), "what had not left the worker died with it"
         error = events[-1]["error"]
         return error["code"], error["message"]
 
@@ -308,8 +308,8 @@ async def test_every_ending(agentd: Agentd) -> None:
         assert events[-1]["error"]["code"] == "START_TIMEOUT"
         assert events[-1]["output"][0]["content"][0]["text"] == ""
 
-    events = await ask(server, asked("hi", model="mute"))
-    assert events[-1]["error"]["code"] == "NOT_IMPLEMENTED"
+    answer = await server.post("/process", asked("hi", model="mute"))
+    assert (answer["status"], answer["error"]["code"]) == (501, "NOT_IMPLEMENTED"), "that is known before the head"
     assert faults(server) == []
 
 
@@ -432,6 +432,7 @@ async def test_the_life_of_a_task(agentd: Agentd, successor: Agentd) -> None:
         while (await successor.get(f"/process/task/{lost}"))["status"] != "running":
             await asyncio.sleep(0.02)
     await successor.kill()
+    agentd.events.clear()
     await agentd.start()
     assert (await result_of(agentd, lost))["result"].startswith("SERVER_LOST: ")
     assert (await result_of(agentd, failing)) == told

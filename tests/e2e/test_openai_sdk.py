@@ -138,6 +138,11 @@ async def test_conversations(server: Agentd, sdk: AsyncOpenAI) -> None:
         sdk.responses.create(model="x", input="hi", previous_response_id=first.id, conversation="c1"),
     )
     assert both.param == "conversation"
+    moved = await refused(
+        openai.BadRequestError,
+        sdk.responses.create(model="scripted", input="hi", previous_response_id=first.id),
+    )
+    assert moved.param == "model"
 
 
 async def process(server: Agentd, question: str, **more: Any) -> str:

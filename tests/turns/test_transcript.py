@@ -93,3 +93,14 @@ def test_it_is_bounded_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert transcript.text == "Room 4 ", "nothing follows where something was left out"
     assert len(transcript.tool_calls) == 2
     assert transcript.truncated
+
+
+@pytest.mark.parametrize(
+    ("value", "answers"),
+    [("a", True), ({"incomplete": "x", "a": 1}, True), ({"incomplete": "x"}, False), ({}, True), (None, True)],
+)
+def test_a_value_that_only_says_why_the_text_is_cut_is_no_answer(value: Any, answers: bool) -> None:
+    transcript = Transcript()
+    assert not transcript.answers
+    transcript.add({"type": "final", "value": value})
+    assert transcript.answers is answers

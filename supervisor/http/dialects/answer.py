@@ -10,12 +10,11 @@ from typing import Any, Final, Literal, Protocol
 
 import orjson
 
-from supervisor.turns.transcript import MAX_BYTES, MAX_CHARACTERS, Event, Text
+from supervisor.turns.transcript import INCOMPLETE, MAX_BYTES, MAX_CHARACTERS, Event, Text
 from supervisor.turns.turn import Item
 
 MOST_PARTS: Final = 4096
 TOOL_CALLS: Final = "tool_calls"  # in a turn's value: calls that the client is to answer
-INCOMPLETE: Final = "incomplete"  # in a turn's value: why the text is not all that there would be
 
 Kind = Literal["text", "thought", "call"]
 Frames = list[bytes]
