@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
-from supervisor.causes import Cause, Refusal
+from supervisor.causes import Cause
 from supervisor.http.dialects.base import TurnHandler
 from supervisor.http.dialects.completions import Completion
 from supervisor.http.dialects.completions_request import read_body
+from supervisor.http.dialects.openai_errors import ParameterRefusal
 from supervisor.http.intake import read_object
 from supervisor.http.replies import native
 
@@ -57,7 +58,8 @@ class CompletionsApi:
         """``GET /models/{model}``: one of them."""
         name = request.match_info["model"]
         if name not in self._names():
-            raise Refusal(Cause.GRAPH_UNKNOWN, f"there is no graph {name!r:.100}")
+            text = f"there is no model {name!r:.100}; a model is a graph"
+            raise ParameterRefusal("model", "model_not_found", text, Cause.NOT_FOUND)
         return native(self._model(name))
 
     def _names(self) -> list[str]:

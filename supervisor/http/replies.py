@@ -70,6 +70,8 @@ def refused(refusal: Refusal, path: str, *, strict: bool, more: Mapping[str, Any
     if tell is not None:
         status, body = tell(refusal)
         response = json_reply(encode(body), status)
+        if refusal.cause is Cause.INTERNAL:  # the turn may have run, and OpenAI's clients try again by themselves
+            response.headers["x-should-retry"] = "false"
     elif is_native(path):
         response = json_reply(native_failure(refusal, more), ROWS[refusal.cause].status)
     else:

@@ -2,10 +2,11 @@
 
 import secrets
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import orjson
 from aiohttp import web
+from pydantic import BaseModel, Field
 
 from supervisor.causes import Cause, Refusal
 from supervisor.http.completions import PREFIXES
@@ -17,6 +18,7 @@ from supervisor.http.envelope import encode
 from supervisor.http.faults import checked
 from supervisor.http.intake import read_object
 from supervisor.http.kept import Kept, Run
+from supervisor.http.queries import Integer, Switch
 from supervisor.http.replies import json_reply
 from supervisor.http.request_keys import note
 from supervisor.http.sse import EventStream
@@ -30,7 +32,23 @@ if TYPE_CHECKING:
 RESPONSE: Final = "/responses/{response:[A-Za-z0-9_-]+}"
 SOURCE: Final = "openai"
 UNFINISHED: Final = frozenset({"queued", "in_progress"})
-MOST_DIGITS: Final = 15
+
+Number = Annotated[int, Field(ge=0, le=2**53), Integer]
+
+
+class RetrieveQuery(BaseModel):
+    """How a response is retrieved. What else clients send is about parts of it that there are not."""
+
+    stream: Switch = False
+    starting_after: Number | None = None
+
+
+class ItemsQuery(BaseModel):
+    """Which of the items: a page."""
+
+    order: Literal["asc", "desc"] = "asc"
+    limit: Annotated[int, Field(ge=1, le=100), Integer] = 20
+    after: str | None = None
 
 
 class ResponsesApi:
@@ -84,8 +102,9 @@ class ResponsesApi:
     async def retrieve(self, request: web.Request) -> web.StreamResponse:
         """``GET /responses/{id}``; with ``?stream=true`` the events after ``starting_after``."""
         response_id = request.match_info["response"]
-        if request.query.get("stream", "false") not in ("false", "0"):
-            return await self._replay(request, response_id)
+        query = checked(RetrieveQuery, dict(request.query))
+        if query.stream:
+            return await self._replay(request, response_id, query.starting_after)
         run = self._kept.running(response_id)
         if run is not None:
             return _reply(run.translator.snapshot())
@@ -115,19 +134,9 @@ class ResponsesApi:
 
     async def input_items(self, request: web.Request) -> web.Response:
         """``GET /responses/{id}/input_items``: what was asked."""
-        response_id = request.match_info["response"]
-        items: list[dict[str, Any]] = orjson.loads((await self._row(response_id)).input or b"[]")
-        return json_reply(
-            encode(
-                {
-                    "object": "list",
-                    "data": items,
-                    "first_id": items[0]["id"] if items else None,
-                    "last_id": items[-1]["id"] if items else None,
-                    "has_more": False,
-                }
-            )
-        )
+        query = checked(ItemsQuery, dict(request.query))
+        row = await self._row(request.match_info["response"])
+        return json_reply(encode(_page(orjson.loads(row.input or b"[]"), query)))
 
     async def _origin(self, previous: str | None) -> Origin | None:
         """Whose conversation is continued. Raises Refusal."""
@@ -148,7 +157,7 @@ class ResponsesApi:
             raise _unknown(response_id)
         return row
 
-    async def _replay(self, request: web.Request, response_id: str) -> web.StreamResponse:
+    async def _replay(self, request: web.Request, response_id: str, after: int | None) -> web.StreamResponse:
         run = self._kept.followed(response_id)
         if run is None:
             await self._row(response_id)
@@ -158,12 +167,7 @@ class ResponsesApi:
                 f"the events of response {response_id!r} are not kept, only those of responses in the background, "
                 "for some minutes after their end; retrieve it without stream",
             )
-        given = request.query.get("starting_after")
-        if given is not None and not (given.isascii() and given.isdigit() and len(given) <= MOST_DIGITS):
-            raise ParameterRefusal(
-                "starting_after", "invalid_value", f"starting_after is {given!r:.100}; it must be a sequence number"
-            )
-        return await self._follow(request, run, 0 if given is None else int(given) + 1)
+        return await self._follow(request, run, 0 if after is None else after + 1)
 
     async def _follow(self, request: web.Request, run: Run, number: int) -> web.StreamResponse:
         """The events of an answer in the background, from this number on, as long as there are any."""
@@ -196,6 +200,26 @@ class ResponsesApi:
         finally:
             events.abandon()
         return events.response
+
+
+def _page(items: list[dict[str, Any]], query: ItemsQuery) -> dict[str, Any]:
+    """Some of the items. Raises ParameterRefusal for an `after` that none of them is called."""
+    if query.order == "desc":
+        items.reverse()
+    if query.after is not None:
+        ids = [item["id"] for item in items]
+        if query.after not in ids:
+            raise ParameterRefusal("after", "invalid_value", f"after is {query.after!r:.100}, which is no item's id")
+        items = items[ids.index(query.after) + 1 :]
+    page = items[: query.limit]
+    first, last = (page[0]["id"], page[-1]["id"]) if page else (None, None)
+    return {
+        "object": "list",
+        "data": page,
+        "first_id": first,
+        "last_id": last,
+        "has_more": len(items) > len(page),
+    }
 
 
 def _unknown(response_id: str) -> Refusal:

@@ -120,7 +120,7 @@ class Transcript:
         elif kind == "structured":
             self.structured = body
         elif kind == "usage":
-            self.usage = body
+            self.usage = added(self.usage, body)
         elif kind == "final" and "value" in event:
             self.value, self.has_value = event["value"], True
 
@@ -143,3 +143,15 @@ class Transcript:
             return False
         self._bytes += size
         return True
+
+
+def added(usage: Event | None, more: Event) -> Event:
+    """What was used so far and what was used since: counts are added, of anything else the newest counts."""
+    if usage is None:
+        return more
+    counts = {name: value for name, value in usage.items() if type(value) is int}
+    return usage | more | {name: count + _count(more.get(name)) for name, count in counts.items()}
+
+
+def _count(value: Any) -> int:
+    return value if type(value) is int else 0

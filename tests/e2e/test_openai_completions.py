@@ -177,8 +177,9 @@ async def test_the_sdk(server: Agentd, prefix: str) -> None:
         assert (await ai.models.retrieve("a/b")).id == "a/b"
         answer = await ai.chat.completions.create(model="a/b", messages=[user("Who are you?")])
         assert "Slash" in (answer.choices[0].message.content or "")
-        with pytest.raises(openai.NotFoundError):
+        with pytest.raises(openai.NotFoundError) as unknown:
             await ai.models.retrieve("nobody")
+        assert unknown.value.code == "model_not_found"
     assert turn_rows(server) == {}  # nobody asked for it to be kept
 
 

@@ -195,6 +195,14 @@ async def test_what_agents_are_given(server: Agentd, sdk: AsyncOpenAI) -> None:
     assert [item.role for item in listed.data] == ["developer", "user"]
     assert listed.data[0].content[0].text == "Be brief."
 
+    said = [{"role": "user", "content": f"{number}"} for number in range(25)]
+    many = await sdk.responses.create(model="scripted", input=said)
+    for order, expected in (("asc", list(range(25))), ("desc", list(reversed(range(25))))):
+        pages = sdk.responses.input_items.list(many.id, order=order, limit=10)
+        assert [int(item.content[0].text) async for item in pages] == expected
+    odd = await refused(openai.BadRequestError, sdk.responses.input_items.list(many.id, after="none"))
+    assert odd.param == "after"
+
     raw = await sdk.responses.with_raw_response.create(model="scripted", input="hi")
     assert raw.headers["x-request-id"]
     assert raw.parse().output_text == "hi"

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
 
 from supervisor.causes import EXPLANATIONS, Cause
 from supervisor.http.dialects.agentscope import AgentScope, Task
@@ -37,9 +39,9 @@ def result(name: str = "c1", output: Any = None, *, failed: bool = False) -> lis
     return [{"type": "tool_result", "id": name, "name": "lookup", "output": output, "failed": failed}]
 
 
-def reply() -> Reply:
+def reply(name: str = "response_7f", session: str = "s-42") -> Reply:
     numbers = itertools.count(1)
-    return Reply("response_7f", "s-42", 1790000000.25, lambda: f"msg_{next(numbers)}")
+    return Reply(name, session, 1790000000.25, lambda: f"msg_{next(numbers)}")
 
 
 async def frames_of(events: Iterable[Event], size: int = 3) -> list[bytes]:
@@ -269,6 +271,34 @@ async def test_a_piece_of_a_megabyte() -> None:
 async def test_a_result_of_a_megabyte() -> None:
     [*_, last] = await told(text("a"), call(), result(output="x" * 2**20))
     assert len(last["output"][2]["content"][0]["data"]["output"]) == 2**20 + 2
+
+
+async def test_the_opening_is_small_whatever_the_names_are() -> None:
+    translator = AgentScope(reply("\u2028" * 341, "\x01" * 170))
+    for frame in translator.opening(Turn("t", TurnRequest(kind="chat", messages=[{}]), lambda: None)):
+        assert len(frame) < LIMIT
+        assert event_of(frame)["session_id"] == "\x01" * 170
+
+
+LETTERS = some.sampled_from(["a", " ", "\n", '"', "\\", "\x00", "é", "\x85", "\u2028", "語", "🥊"])
+WORDS = some.builds(
+    lambda letters, times: "".join(letters) * times, some.lists(LETTERS, max_size=5), some.integers(0, 900)
+)
+SAID = some.one_of(
+    some.builds(text, WORDS),
+    some.builds(text, WORDS),
+    some.builds(thought, WORDS),
+    some.builds(lambda name, word: call(name, q=word), some.sampled_from("abc"), WORDS),
+    some.builds(result, some.sampled_from("abc"), WORDS),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(some.lists(SAID, max_size=12), some.sampled_from([FINAL, error(Cause.CRASHED), error(Cause.TURN_CANCELLED)]))
+async def test_any_turn_at_all(said: list[list[Event]], last: Event) -> None:
+    events = await told(*said, last=last)
+    expected = "".join(event["text"] for events in said for event in events if event["type"] == "text")
+    assert text_of(events) == expected
 
 
 # ---------------------------------------------------------------------- tasks

@@ -98,6 +98,16 @@ INPUTS: dict[str, tuple[Any, list[Message], list[Message]]] = {
         [called("c1"), answered("c1"), called("c2"), answered("c2", '{"a":1}')],
         [said("user", "c")],
     ),
+    "calls as OpenAI's clients have them": (
+        [
+            user("a"),
+            {"type": "function_call", "call_id": "c1", "name": "lookup", "arguments": '{"q": 1}'},
+            {"type": "function_call_output", "call_id": "c1", "output": "42"},
+            user("b"),
+        ],
+        [said("user", "a"), called("c1"), answered("c1")],
+        [said("user", "b")],
+    ),
     "results at the end": (
         [user("a"), call("c1"), output("c1")],
         [said("user", "a"), called("c1")],

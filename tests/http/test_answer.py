@@ -130,9 +130,10 @@ def test_it_does_not_matter_how_many_events_come_at_a_time(name: str) -> None:
 
 def test_what_is_known_besides_the_parts() -> None:
     answer = Answer()
-    usage, source = {"type": "usage", "input_tokens": 1}, {"type": "source", "title": "t", "text": "", "source": "s"}
-    told(usage, source, text("a"), FINAL, answer=answer)
-    assert (answer.usage, answer.sources, answer.cut, answer.incomplete) == (usage, [source], False, "")
+    first, second = {"type": "usage", "input_tokens": 1}, {"type": "usage", "input_tokens": 2, "cached": 3, "model": "m"}
+    told(first, text("a"), second, FINAL, answer=answer)
+    assert answer.usage == {"type": "usage", "input_tokens": 3, "cached": 3, "model": "m"}
+    assert (answer.cut, answer.incomplete) == (False, "")
 
 
 def test_the_calls_for_the_client() -> None:
@@ -180,4 +181,13 @@ def test_results_beyond_the_bound_are_not_told() -> None:
     answer = Answer()
     lines = told(call("a"), call("b"), result("a", "x" * MAX_BYTES), result("b", 1), FINAL, answer=answer)
     assert not any("->" in line for line in lines)
+    assert answer.cut
+
+
+def test_calls_too_large_to_keep_are_told_but_not_kept() -> None:
+    answer = Answer()
+    calls = [call(f"c{number}", x="y" * (MAX_BYTES // 3)) for number in range(4)]
+    lines = told(*calls, result("c3", 1), FINAL, answer=answer)
+    assert "3 call c3" in lines
+    assert [part.call["name"] for part in answer.parts if part.kind == "call"] == ["c0", "c1"]
     assert answer.cut

@@ -147,7 +147,10 @@ async def test_a_whole_answer(events: Any, deltas: Any, message: Any, reason: st
     [
         ([], None),
         ([USAGE], COUNTS),
-        ([{**USAGE, "output_tokens": 9}, USAGE], COUNTS),  # the last one counts
+        (  # those of several rounds add up
+            [{"type": "usage", "input_tokens": 1, "output_tokens": 2, "total_tokens": 3}] * 2,
+            {"prompt_tokens": 2, "completion_tokens": 4, "total_tokens": 6},
+        ),
         ([{**USAGE, "reasoning_tokens": "odd"}], {**COUNTS, "completion_tokens_details": {"reasoning_tokens": 0}}),
         (
             [{"type": "usage", "input_tokens": 1, "output_tokens": 0, "total_tokens": 1, "cached_tokens": 1}],

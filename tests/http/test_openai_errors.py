@@ -18,7 +18,7 @@ from supervisor.http.faults import MISSING, BodyRefusal, Fault
         (Cause.METHOD_NOT_ALLOWED, 405, "invalid_request_error"),
         (Cause.RESPONSE_UNKNOWN, 404, "invalid_request_error"),
         (Cause.RESPONSE_ENDED, 400, "invalid_request_error"),
-        (Cause.GRAPH_UNKNOWN, 404, "invalid_request_error"),
+        (Cause.GRAPH_UNKNOWN, 500, "server_error"),
         (Cause.NOT_IMPLEMENTED, 400, "invalid_request_error"),
         (Cause.TURN_CANCELLED, 400, "invalid_request_error"),
         (Cause.SESSION_BUSY, 409, "conflict_error"),

@@ -323,6 +323,13 @@ def test_usage_is_complete_or_null() -> None:
     }
 
 
+def test_a_usage_that_makes_no_sense_is_complete_too() -> None:
+    odd = {"type": "usage", "input_tokens": "5", "output_tokens": 7, "cached_tokens": None, "reasoning_tokens": True}
+    found, _ = stream(text("a"), odd, final())
+    counts = found[-1]["response"]["usage"]
+    assert (counts["input_tokens"], counts["output_tokens"], counts["total_tokens"]) == (0, 7, 7)
+
+
 def test_calls_of_one_id_are_told_apart() -> None:
     found, _ = stream(call(call_id="c"), result("c"), call(call_id="c"), final())
     assert [item.get("call_id") for item in found[-1]["response"]["output"][:2]] == ["c", "c_1"]

@@ -104,3 +104,12 @@ def test_a_value_that_only_says_why_the_text_is_cut_is_no_answer(value: Any, ans
     assert not transcript.answers
     transcript.add({"type": "final", "value": value})
     assert transcript.answers is answers
+
+
+def test_usages_add_up() -> None:
+    first = {"type": "usage", "input_tokens": 2, "output_tokens": 1, "model": "small"}
+    second = {"type": "usage", "input_tokens": 3, "cached_tokens": 4, "model": "large"}
+    odd = {"type": "usage", "input_tokens": "many", "output_tokens": True}
+    transcript = after(first, second)
+    assert transcript.usage == {"input_tokens": 5, "output_tokens": 1, "cached_tokens": 4, "model": "large"}
+    assert after(first, odd).usage == {"input_tokens": 2, "output_tokens": 1, "model": "small"}

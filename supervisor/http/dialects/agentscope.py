@@ -115,7 +115,7 @@ class AgentScope:
         """The last response event; before it an error as a message, since one UI shows it by that."""
         _, error = how_it_ended(last)
         if error is not None:
-            told = message(self._reply.new_id(), "error", "failed", []) | _NOTHING | error
+            told = {**message(self._reply.new_id(), "error", "failed", []), **_NOTHING, **error}
             self._tell(told, out, error=error)
         self._last = self._reply.ends(self._next(), answer, last)
         out += (_frame(self._last), DONE)
@@ -132,13 +132,13 @@ class AgentScope:
         self._sequence += 1
 
     def _begin(self, message_id: str, kind: str, out: Frames) -> None:
-        self._tell(message(message_id, kind, "in_progress", None) | _NOTHING, out)
+        self._tell({**message(message_id, kind, "in_progress", None), **_NOTHING}, out)
 
     def _complete(self, message_id: str, part: Part, out: Frames, *, is_result: bool) -> None:
         kind = RESULT if is_result else TYPES[part.kind]
         complete = whole(message_id, part, is_result)
         self._tell(complete, out)
-        self._tell(message(message_id, kind, "completed", [complete]) | _NOTHING, out)
+        self._tell({**message(message_id, kind, "completed", [complete]), **_NOTHING}, out)
 
     def _tell(self, thing: Object, out: Frames, error: Any = None) -> None:
         """A message or content event; the answer so far gets the room that is left."""

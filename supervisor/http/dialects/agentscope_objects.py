@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from supervisor.causes import Cause
 from supervisor.http.dialects.agentscope_errors import code_of
-from supervisor.http.dialects.answer import MOST_PARTS, Answer, Part
+from supervisor.http.dialects.answer import Answer, Part
 from supervisor.http.envelope import encode, shorten
 from supervisor.turns.transcript import Event
 
@@ -71,7 +71,7 @@ class Reply:
         return self.response(sequence, status, self._output(), **more)
 
     def _enter(self, message_id: str, part: Part, *, is_result: bool) -> str:
-        if part.index < MOST_PARTS:
+        if part.kept:
             self._messages.append((message_id, part, is_result))
         return message_id
 

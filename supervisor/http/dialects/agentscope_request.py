@@ -113,8 +113,6 @@ class Part(Lenient):
 class Message(Lenient):
     """One message; clients send back whole ones they received."""
 
-    model_config = ConfigDict(extra="ignore", strict=True)
-
     role: Literal["user", "assistant", "system", "tool"] | None = None
     type: str = "message"
     content: Annotated[list[Part], BeforeValidator(_listed)] = []
@@ -240,7 +238,8 @@ def _output(message: Message) -> Chat | None:
 
 
 def _data(message: Message) -> Any:
-    return next((part.data for part in message.content if part.type == "data"), None)
+    """A call's data: those of its part, or the message's own fields, as OpenAI's clients have them."""
+    return next((part.data for part in message.content if part.type == "data"), message.model_extra)
 
 
 def _joined(chats: Iterable[Chat]) -> list[Chat]:

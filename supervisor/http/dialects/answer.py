@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, Protocol
 
 import orjson
 
-from supervisor.turns.transcript import INCOMPLETE, MAX_BYTES, MAX_CHARACTERS, Event, Text
+from supervisor.turns.transcript import INCOMPLETE, MAX_BYTES, MAX_CHARACTERS, Event, Text, added
 from supervisor.turns.turn import Item
 
 MOST_PARTS: Final = 4096
@@ -22,10 +22,14 @@ Frames = list[bytes]
 
 @dataclass(slots=True, eq=False)
 class Part:
-    """One stretch of an answer. `index` is its place; a text or thought grows, a call is there at once."""
+    """One stretch of an answer. `index` is its place; a text or thought grows, a call is there at once.
+
+    One that is not `kept` is told and forgotten: it is beyond the bounds.
+    """
 
     kind: Kind
     index: int
+    kept: bool = True
     body: Text = field(default_factory=Text)
     call: Event = field(default_factory=dict)  # id, name, arguments; with its result also output and failed
 
@@ -65,7 +69,6 @@ class Answer:
     def __init__(self) -> None:
         self.parts: list[Part] = []
         self.usage: Event | None = None
-        self.sources: list[Event] = []
         self.value: Any = None
         self.cut = False
         self._structured: Any = None
@@ -116,16 +119,13 @@ class Answer:
         elif kind == "tool_call":
             call = {name: event[name] for name in ("id", "name", "arguments")}
             part = self._begin("call", voice, out, call)
-            if self._fits(call) and part in self.parts[-1:]:
+            if part.kept:
                 self._calls[call["id"]] = part
             self._end(voice, out)
         elif kind == "tool_result":
             self._result(event, voice, out)
         elif kind == "usage":
-            self.usage = event
-        elif kind == "source":
-            if self._fits(event):
-                self.sources.append(event)
+            self.usage = added(self.usage, event)
         elif kind == "structured":
             self._structured = event.get("value")
         elif kind in ("final", "error"):
@@ -133,10 +133,11 @@ class Answer:
 
     def _begin(self, kind: Kind, voice: Voice, out: Frames, call: Event | None = None) -> Part:
         self._end(voice, out)
-        part = self._open = Part(kind, self._count, call=call or {})
+        kept = len(self.parts) < MOST_PARTS and (call is None or self._fits(call))
+        part = self._open = Part(kind, self._count, kept, call=call or {})
         self._count += 1
         self._has_text = self._has_text or kind == "text"
-        if len(self.parts) < MOST_PARTS:
+        if kept:
             self.parts.append(part)
         else:
             self.cut = True

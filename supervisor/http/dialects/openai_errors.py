@@ -21,7 +21,7 @@ SERVER_ERROR: Final = 500
 
 # Statuses of their own: the SDK repeats 409, 429 and 5xx by itself, so those are for what may pass.
 STATUSES: Final[Mapping[Cause, int]] = {
-    Cause.GRAPH_UNKNOWN: 404,
+    Cause.GRAPH_UNKNOWN: 500,  # the default graph's: a model that names no graph is no fault
     Cause.NOT_IMPLEMENTED: 400,
     Cause.CHANNEL_UNKNOWN: 503,
     Cause.TURN_CANCELLED: 400,
@@ -34,8 +34,9 @@ CODES: Final[Mapping[str, str]] = {MISSING: "missing_required_parameter", EXCLUS
 class ParameterRefusal(BodyRefusal):
     """One parameter that cannot be as it is, with a code of OpenAI's own."""
 
-    def __init__(self, param: str, code: str, text: str) -> None:
+    def __init__(self, param: str, code: str, text: str, cause: Cause = Cause.BODY_INVALID) -> None:
         super().__init__(more=text)
+        self.cause = cause
         self.param = param
         self.code = code
 

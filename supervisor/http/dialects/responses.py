@@ -10,7 +10,7 @@ import orjson
 from aiohttp import web
 
 from supervisor.causes import Cause
-from supervisor.http.dialects.answer import MOST_PARTS, Answer, Frames, Part
+from supervisor.http.dialects.answer import Answer, Frames, Part
 from supervisor.http.dialects.base import BATCH, PATIENCE_SECONDS
 from supervisor.http.dialects.responses_object import (
     CANCELLED,
@@ -146,7 +146,7 @@ class Responses:
                 out.append(self._frame("response.content_part.done", {**of, "content_index": 0, "part": whole}))
         done = {"output_index": part.index, "item": self._whole(part)}
         out.append(self._frame("response.output_item.done", done))
-        if part.index >= MOST_PARTS:  # it is not kept
+        if not part.kept:
             self._renamed.pop(part.index, None)
 
     def result(self, _part: Part, _out: Frames) -> None:
@@ -189,7 +189,7 @@ class Responses:
         call_id = part.call["id"]
         if call_id in self._call_ids:
             call_id = self._renamed[part.index] = f"{call_id}_{part.index}"
-        if part.index < MOST_PARTS:
+        if part.kept:
             self._call_ids.add(call_id)
 
     def _named(self, part: Part, item: Object) -> Object:

@@ -110,14 +110,20 @@ def usage_of(usage: Event | None) -> Object | None:
     """All counts, or null: half a usage is none to the SDK."""
     if usage is None:
         return None
-    details = {"cached_tokens": usage.get("cached_tokens", 0), "cache_write_tokens": usage.get("cache_write_tokens", 0)}
+    given, made = _count(usage, "input_tokens"), _count(usage, "output_tokens")
     return {
-        "input_tokens": usage["input_tokens"],
-        "input_tokens_details": details,
-        "output_tokens": usage["output_tokens"],
-        "output_tokens_details": {"reasoning_tokens": usage.get("reasoning_tokens", 0)},
-        "total_tokens": usage["total_tokens"],
+        "input_tokens": given,
+        "input_tokens_details": {name: _count(usage, name) for name in ("cached_tokens", "cache_write_tokens")},
+        "output_tokens": made,
+        "output_tokens_details": {"reasoning_tokens": _count(usage, "reasoning_tokens")},
+        "total_tokens": _count(usage, "total_tokens") or given + made,
     }
+
+
+def _count(usage: Event, name: str) -> int:
+    """A count, 0 where there is none: a worker that is not of ours may say anything."""
+    value = usage.get(name)
+    return value if type(value) is int else 0
 
 
 def error_of(cause: Cause, message: str) -> Object:
