@@ -102,12 +102,32 @@ async def test_the_readme_s_published_clients(agentd: Agentd) -> None:
     await agentd.start()
     agentscope, openai = snippets(ROOT / "README.md", "python")
     for code, expected in ((agentscope, "Alice"), (openai, "Friday")):
-        here = code.replace("http://localhost:8090", agentd.address)
-        file = agentd.folder / "example.py"
-        file.write_text(here)
-        output = await shell(f"'{sys.executable}' -X dev -W error example.py", agentd.folder)
-        *_, last = output.strip().splitlines()
-        assert expected in last, output
+        assert expected in (await python(agentd, code, "http://localhost:8090")).splitlines()[-1]
+
+
+async def python(agentd: Agentd, code: str, address: str) -> str:
+    """Run an example with the server at another address; what it prints."""
+    (agentd.folder / "example.py").write_text(code.replace(address, agentd.address))
+    return await shell(f"set -e; '{sys.executable}' -X dev -W error example.py", agentd.folder)
+
+
+async def test_the_examples_of_the_openai_page(agentd: Agentd) -> None:
+    await agentd.start()
+    responses, chat = snippets(DOCS / "openai.md", "python")
+    output = await python(agentd, f"{responses}\nprint(again.output_text)", "http://127.0.0.1:8080")
+    assert output.splitlines()[-1].count("Alice") == 1, output
+    assert "Friday" in await python(agentd, chat, "http://127.0.0.1:8080")
+
+
+async def test_the_examples_of_the_agentscope_page(agentd: Agentd) -> None:
+    await agentd.start()
+    script = "".join(block.replace("curl ", "curl -s ") for block in snippets(DOCS / "agentscope.md", "sh"))
+    output = await shell(script, agentd.folder, A=agentd.address)
+    first, second, rest = output.split("data: [DONE]\n\n")
+    assert '"status":"completed"' in first
+    assert "Your name is Alice" in second
+    stop, task, unknown = answers(rest)
+    assert (stop["status"], task["status"], unknown["error"]["code"]) == ("success", "submitted", "RESPONSE_UNKNOWN")
 
 
 async def test_the_readme_s_ten_app(state_dir: Path, tmp_path: Path) -> None:
