@@ -4,11 +4,12 @@ A reader names the place it has read up to and gets what came after it. Nobody w
 drop is told to them as a gap, never passed over.
 """
 
-import asyncio
 from collections import deque
 from typing import Any, Final, NamedTuple
 
 import orjson
+
+from supervisor.channels.bell import Bell
 
 MAX_BYTES: Final = 1024 * 1024
 PARTS: Final = 1 << 20  # a place is a frame's number and a part; parts are events of our own that follow the frame
@@ -28,7 +29,7 @@ class Feed:
     are the same whatever supervisor reads the worker, so that a reader can go on after a supervisor was replaced.
     """
 
-    __slots__ = ("_bytes", "_dropped", "_events", "_most_events", "_name", "_prefix", "_waiting", "closed", "last")
+    __slots__ = ("_bell", "_bytes", "_dropped", "_events", "_most_events", "_name", "_prefix", "closed", "last")
 
     def __init__(self, name: str, most_events: int = 1024) -> None:
         self._name = name
@@ -37,7 +38,7 @@ class Feed:
         self._bytes = 0
         self._dropped = 0  # the last place that is no longer here
         self._most_events = most_events
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._bell = Bell()
         self.last = 0
         self.closed = False
 
@@ -58,8 +59,7 @@ class Feed:
         while self._bytes > MAX_BYTES or len(self._events) > self._most_events:
             self._dropped, gone = self._events.popleft()
             self._bytes -= len(gone)
-        if self._waiting:
-            self._wake()
+        self._bell.ring()
         return event
 
     def encode(self, kind: str, data: dict[str, Any], place: int) -> bytes:
@@ -69,7 +69,7 @@ class Feed:
     def close(self) -> None:
         """Nothing follows."""
         self.closed = True
-        self._wake()
+        self._bell.ring()
 
     def read(self, after: int) -> tuple[Gap | None, list[bytes]]:
         """What is here after a place, and what is not any more."""
@@ -102,20 +102,8 @@ class Feed:
 
     async def wait(self, after: int) -> None:
         """Return when there is something after this place, or nothing follows."""
-        if self.closed or self.last > after:
-            return
-        waiting = asyncio.get_running_loop().create_future()
-        self._waiting.add(waiting)
-        try:
-            await waiting
-        finally:
-            self._waiting.discard(waiting)
-
-    def _wake(self) -> None:
-        for waiting in self._waiting:
-            if not waiting.done():
-                waiting.set_result(None)
-        self._waiting.clear()
+        if not self.closed and self.last <= after:
+            await self._bell.wait()
 
 
 def _digits(text: str) -> bool:

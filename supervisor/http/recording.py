@@ -1,9 +1,10 @@
 """The events of one stream, kept for readers that come later or come back: bounded, and told where it begins."""
 
-import asyncio
 from collections import deque
 from collections.abc import Iterable
 from typing import Final
+
+from supervisor.channels.bell import Bell
 
 MOST_BYTES: Final = 1024 * 1024
 MOST_EVENTS: Final = 8192
@@ -18,7 +19,7 @@ class Recording:
         self.size = 0
         self.closed = False
         self._events: deque[bytes] = deque()
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._bell = Bell()
 
     @property
     def next(self) -> int:
@@ -33,12 +34,12 @@ class Recording:
         while self.size > MOST_BYTES or len(self._events) > MOST_EVENTS:
             self.size -= len(self._events.popleft()) + OVERHEAD
             self.first += 1
-        self._wake()
+        self._bell.ring()
 
     def close(self) -> None:
         """Nothing follows."""
         self.closed = True
-        self._wake()
+        self._bell.ring()
 
     def read(self, number: int) -> list[bytes] | None:
         """The events from this number on; None: some of them are no longer here."""
@@ -49,16 +50,5 @@ class Recording:
 
     async def wait(self, number: int) -> None:
         """Return when there is an event of this number, or nothing follows."""
-        if self.closed or self.next > number:
-            return
-        waiting = asyncio.get_running_loop().create_future()
-        self._waiting.add(waiting)
-        try:
-            await waiting
-        finally:
-            self._waiting.discard(waiting)
-
-    def _wake(self) -> None:
-        for waiting in self._waiting:
-            if not waiting.done():
-                waiting.set_result(None)
+        if not self.closed and self.next <= number:
+            await self._bell.wait()

@@ -105,7 +105,7 @@ async def test_a_reader_that_goes_away_leaves_nothing() -> None:
     await asyncio.sleep(0)
     task.cancel()
     await asyncio.wait({task})
-    assert feed._waiting == set()
+    assert feed._bell._waiting == set()
 
 
 def test_what_is_no_json_is_refused_and_changes_nothing() -> None:

@@ -17,58 +17,27 @@ from openai import AsyncOpenAI, OpenAI
 
 from tests.harness import Agentd
 from tests.harness.openai_server import OpenAIServer, calls, deltas, words
+from tests.harness.scripted import graph, install
 from tests.harness.server import PATIENCE
 from tests.harness.talk import client, recorded, turn_rows
 
 MEMORY = 512 * 1024 * 1024
 PATH = "/v1/chat/completions"
-SCRIPTED = """
-import json
-
-from talkers import Talker
-
-
-class Scripted(Talker):
-    '''The talker, with the question as its script; without one it says what it was asked.'''
-
-    async def chat(self, turn):
-        if turn.question.startswith("["):
-            turn.context["script"] = json.loads(turn.question)
-        async for event in super().chat(turn):
-            yield event
-
-    async def _eat(self, turn, size):
-        eaten = []
-        while True:
-            eaten.append(bytearray(size))
-            yield ""
-"""
 TOOL = {"type": "function", "function": {"name": "lookup", "parameters": {"type": "object", "properties": {}}}}
 USAGE = {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
-
-
-def graph(name: str, addon: str, /, limits: Any = None, **properties: Any) -> Any:
-    node = {"type": "extension", "name": name, "addon": addon, "property": properties}
-    return {"name": name, "graph": {"nodes": [node]}, "agentd": {"limits": limits or {}}}
 
 
 GRAPHS = [
     graph("friday", "friday", pace_ms=0),
     graph("scripted", "scripted"),
-    graph("small", "scripted", limits={"memory_bytes": MEMORY}),
+    graph("small", "scripted") | {"agentd": {"limits": {"memory_bytes": MEMORY}}},
     graph("a/b", "friday", name="Slash"),
 ]
 
 
 @pytest.fixture
 async def server(agentd: Agentd, tmp_path: Path) -> Agentd:
-    folder = tmp_path / "scripted"
-    about = folder / "scripted-1.dist-info"
-    about.mkdir(parents=True)
-    (folder / "scripted.py").write_text(SCRIPTED)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: scripted\nVersion: 1\n")
-    (about / "entry_points.txt").write_text("[agentd.addons]\nscripted = scripted:Scripted\n")
-    agentd.add_path(folder)
+    install(agentd, tmp_path)
     return agentd
 
 
@@ -308,7 +277,7 @@ async def test_every_stream_ends_once(server: Agentd) -> None:
     controllers = (await server.get("/health?details=1"))["data"]["controllers"]
     # Without a controller the address space is bounded, and what the agent gets is a MemoryError.
     memory = "out_of_memory" if "memory" in controllers else "agent_error"
-    for cause, (model, step) in [(memory, ("small", ["eat", 1 << 24])), *ways.items()]:
+    for cause, (model, step) in [(memory, ("small", ["hoard", 0])), *ways.items()]:
         found = []
         async for frame in frames(server, ["paced", [1, 0.05]], step, model=model):
             found.append(frame)

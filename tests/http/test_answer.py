@@ -130,7 +130,8 @@ def test_it_does_not_matter_how_many_events_come_at_a_time(name: str) -> None:
 
 def test_what_is_known_besides_the_parts() -> None:
     answer = Answer()
-    first, second = {"type": "usage", "input_tokens": 1}, {"type": "usage", "input_tokens": 2, "cached": 3, "model": "m"}
+    first = {"type": "usage", "input_tokens": 1}
+    second = {"type": "usage", "input_tokens": 2, "cached": 3, "model": "m"}
     told(first, text("a"), second, FINAL, answer=answer)
     assert answer.usage == {"type": "usage", "input_tokens": 3, "cached": 3, "model": "m"}
     assert (answer.cut, answer.incomplete) == (False, "")

@@ -4,9 +4,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Final, Literal
 
 import orjson
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from supervisor.http.dialects.agentscope_objects import RESULT, SOURCE
+from supervisor.http.dialects.fields import Known, Open
 from supervisor.http.envelope import encode
 from supervisor.http.faults import MISSING, BodyRefusal, Fault, Place, place_name
 from supervisor.turns.requests import MAX_KEY_BYTES, UNNAMED, TurnRequest
@@ -81,21 +82,8 @@ Name = Annotated[str, AfterValidator(_name)]
 Address = Annotated[str | None, BeforeValidator(_address)]
 
 
-class Lenient(BaseModel):
-    """``null`` counts as absent everywhere; what is not known is left alone."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, value: Any) -> Any:
-        return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
-
-
-class Part(Lenient):
+class Part(Known):
     """One part of a message; its type says which of the other fields it has."""
-
-    model_config = ConfigDict(extra="ignore", strict=True)
 
     type: Literal["text", "image", "audio", "video", "file", "data", "refusal"]
     text: str | None = None
@@ -110,15 +98,15 @@ class Part(Lenient):
     file_data: str | None = None
 
 
-class Message(Lenient):
+class Message(Open):
     """One message; clients send back whole ones they received."""
 
     role: Literal["user", "assistant", "system", "tool"] | None = None
     type: str = "message"
-    content: Annotated[list[Part], BeforeValidator(_listed)] = []
+    content: Annotated[list[Part], BeforeValidator(_listed)] = Field([])
 
 
-class ProcessBody(Lenient):
+class ProcessBody(Open):
     """A turn."""
 
     input: Annotated[list[Message], BeforeValidator(_asked), Field(min_length=1)]
@@ -144,7 +132,7 @@ class TaskBody(ProcessBody):
     timeout: float | None = Field(None, gt=0, le=MOST_SECONDS, allow_inf_nan=False)
 
 
-class InterruptBody(Lenient):
+class InterruptBody(Open):
     """Whose turn is to end."""
 
     session_id: Annotated[Name, Field(min_length=1)]

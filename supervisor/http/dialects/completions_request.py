@@ -7,14 +7,13 @@ session, which knows by itself what was said.
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from supervisor.http.dialects.fields import MOST_TOOLS, TOOL_NAME, Known, Open, fault
 from supervisor.http.dialects.openai_errors import ParameterRefusal
 from supervisor.http.faults import checked
 from supervisor.turns.requests import TurnRequest
 
-MAX_TOOLS: Final = 128
 MAX_STOPS: Final = 16
 MAX_MODEL: Final = 256
 CHOICES: Final = ("none", "auto", "required")
@@ -41,27 +40,6 @@ UNSUPPORTED: Final[Mapping[str, tuple[Any, ...]]] = {
 INSTEAD: Final = {"functions": "; use tools", "function_call": "; use tool_choice"}
 
 
-class Known(BaseModel):
-    """Fields that are checked; null counts as absent."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_null(cls, value: Any) -> Any:
-        return {key: part for key, part in value.items() if part is not None} if isinstance(value, dict) else value
-
-
-class Open(Known):
-    """The same, and fields beyond are handed on."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
-
-
-def _of_type(what: str) -> PydanticCustomError:
-    return PydanticCustomError("value_type", "Input should be {what}", {"what": what})
-
-
 def _as_url(value: Any) -> Any:
     return {"url": value} if isinstance(value, str) else value
 
@@ -70,7 +48,7 @@ def _as_parts(value: Any) -> Any:
     if isinstance(value, str):
         return [{"type": "text", "text": value}]
     if not isinstance(value, list):
-        raise _of_type("a string or an array of parts")
+        raise fault("content_type", "must be a string or an array of parts")
     return value
 
 
@@ -81,7 +59,7 @@ def _as_list(value: Any) -> Any:
 def _as_choice(value: Any) -> Any:
     if value in CHOICES or (isinstance(value, dict) and isinstance(value.get("type"), str)):
         return value
-    raise _of_type(f"one of {', '.join(CHOICES)} or an object with a type")
+    raise fault("choice_type", "must be one of {words} or an object with a type", words=", ".join(CHOICES))
 
 
 class Url(Open):
@@ -119,7 +97,7 @@ class Part(Known):
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if getattr(self, self.type) is None:
-            raise PydanticCustomError("missing_payload", "a part of the type {type} needs {type}", {"type": self.type})
+            raise fault("missing_payload", "a part of the type {type} needs {type}", type=self.type)
         return self
 
     @property
@@ -149,17 +127,15 @@ class Message(Known):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Annotated[list[Part], BeforeValidator(_as_parts)] | None = None
     name: str | None = None
-    tool_calls: list[Call] = []
+    tool_calls: list[Call] = Field([])
     tool_call_id: str | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if self.role == "tool" and self.tool_call_id is None:
-            raise PydanticCustomError("missing_id", "a message of the role tool needs tool_call_id")
+            raise fault("missing_id", "a message of the role tool needs tool_call_id")
         if self.content is None and not (self.role == "assistant" and self.tool_calls):
-            raise PydanticCustomError(
-                "missing_content", "a message of the role {role} needs content", {"role": self.role}
-            )
+            raise fault("missing_content", "a message of the role {role} needs content", role=self.role)
         return self
 
     @property
@@ -195,7 +171,7 @@ def _part(part: Part) -> dict[str, Any]:
 class Function(Open):
     """What a tool of the client is called, takes and does."""
 
-    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
+    name: str = Field(pattern=TOOL_NAME)
 
 
 class Tool(Open):
@@ -240,7 +216,7 @@ class CompletionBody(Known):
     seed: int | None = None
     response_format: dict[str, Any] | None = None
     reasoning_effort: str | None = None
-    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS), AfterValidator(_distinct)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS), AfterValidator(_distinct)] | None = None
     tool_choice: Annotated[Any, BeforeValidator(_as_choice)] = None
     parallel_tool_calls: bool | None = None
 

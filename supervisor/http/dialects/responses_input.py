@@ -6,9 +6,9 @@ Pure. One model for all kinds of items and one for all kinds of parts, so that a
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, ConfigDict, ValidationInfo, field_validator, model_validator
 
+from supervisor.http.dialects.fields import Known, fault
 from supervisor.http.faults import MISSING
 
 Message = dict[str, Any]
@@ -46,24 +46,6 @@ SOURCES: Final[Mapping[str, tuple[str, ...]]] = {
     "input_image": ("image_url", "file_id"),
     "input_file": ("file_data", "file_url", "file_id"),
 }
-
-
-def fault(kind: str, text: str, **values: Any) -> PydanticCustomError:
-    """A fault in words of ours; a `kind` that ends with ``_type`` is a wrong type."""
-    return PydanticCustomError(kind, text, values)
-
-
-class Known(BaseModel):
-    """Fields that are checked strictly; null counts as absent."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_null(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            raise fault("object_type", "must be an object")
-        return {name: part for name, part in value.items() if part is not None}
 
 
 class Part(Known):

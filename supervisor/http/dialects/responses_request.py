@@ -15,12 +15,12 @@ from pydantic import (
     model_validator,
 )
 
+from supervisor.http.dialects.fields import MOST_TOOLS, TOOL_NAME, Known, Open, fault
 from supervisor.http.dialects.openai_errors import EXCLUSIVE, ParameterRefusal
-from supervisor.http.dialects.responses_input import Items, Known, Message, fault, instructions_of, listed, messages_of
+from supervisor.http.dialects.responses_input import Items, Message, instructions_of, listed, messages_of
 from supervisor.http.faults import MISSING
 from supervisor.turns.requests import TurnRequest
 
-MAX_TOOLS: Final = 128
 CHOICES: Final = ("auto", "none", "required")
 ALLOWED_TOOLS: Final = "allowed_tools"
 
@@ -30,19 +30,13 @@ FUNCTION: Final = ("name", "description", "parameters", "strict")
 SCHEMA: Final = ("name", "description", "schema", "strict")
 
 
-class Open(Known):
-    """The same, and fields beyond are kept, since the request is echoed."""
-
-    model_config = ConfigDict(extra="allow")
-
-
 class Tool(Open):
     """A tool of the client's, or one that OpenAI hosts."""
 
     model_config = ConfigDict(validate_default=True)
 
     type: str
-    name: str | None = Field(None, pattern=r"^[a-zA-Z0-9_-]{1,64}$")
+    name: str | None = Field(None, pattern=TOOL_NAME)
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
@@ -148,7 +142,7 @@ class ResponsesBody(Known):
     max_tool_calls: int | None = Field(None, ge=0)
     top_logprobs: int | None = Field(None, ge=0, le=20)
     parallel_tool_calls: bool | None = None
-    tools: Annotated[list[Tool], AfterValidator(_distinct)] = Field([], max_length=MAX_TOOLS)
+    tools: Annotated[list[Tool], AfterValidator(_distinct)] = Field([], max_length=MOST_TOOLS)
     tool_choice: Annotated[ToolChoice, BeforeValidator(_as_choice)] | None = None
     text: TextConfig = TextConfig()
     reasoning: Reasoning | None = None
