@@ -80,8 +80,8 @@ class ProcessApi:
     async def show_task(self, request: web.Request) -> web.Response:
         """``GET /process/task/{id}``: how far it is, and what came of it."""
         task_id = request.match_info["id"]
-        run = self._kept.running(task_id)
-        if run is not None and run.translator.source == SOURCE:
+        run = self._kept.running(task_id, SOURCE)
+        if run is not None:
             return json_of({"status": PENDING if run.turn.channel is None else RUNNING, "result": None})
         row = await self._kept.row(task_id)
         if row is None or row.source != SOURCE:

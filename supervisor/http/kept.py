@@ -5,8 +5,9 @@ a task of ours reads it, and keeps its events for those who want to follow, also
 """
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import structlog
 
@@ -26,7 +27,9 @@ log = structlog.get_logger("supervisor.kept")
 
 RESUME_SECONDS: Final = 600.0  # that the events of a stream are kept after its end
 RESUME_BYTES: Final = 32 * 1024 * 1024  # of all such streams
+BASE_BYTES: Final = 4096  # that each of them takes besides its events
 CANCEL_SECONDS: Final = 5.0  # for a cancelled one to end
+LOOK_SECONDS: Final = 1.0  # from one look to the next whether somebody who is waited for still matters
 
 
 class Shelf(Protocol):
@@ -60,7 +63,7 @@ class KeptTranslator(Translator, Protocol):
 
 
 class Run:
-    """One answer at work here, or that was until lately."""
+    """One answer at work here."""
 
     def __init__(self, turn: "Turn", translator: KeptTranslator, recording: Recording | None = None) -> None:
         """Only one in the background has a `recording`."""
@@ -75,6 +78,14 @@ class Run:
         await self.ended.wait()
 
 
+class _Ended(NamedTuple):
+    """What is left here of an answer in the background: its events, until the timer forgets them."""
+
+    recording: Recording
+    source: str
+    timer: asyncio.TimerHandle
+
+
 class Kept:
     """The kept answers of one server."""
 
@@ -82,7 +93,7 @@ class Kept:
         self._sessions = sessions
         self._store = store
         self._runs: dict[str, Run] = {}
-        self._ended: dict[str, tuple[Run, asyncio.TimerHandle]] = {}  # the one that ended first comes first
+        self._ended: dict[str, _Ended] = {}  # the one that ended first comes first
         self._ended_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -99,7 +110,6 @@ class Kept:
         recording = Recording()
         run = Run(turn, translator, recording)
         self._enter(run, input)
-        recording.add(translator.opening(turn))
         self._own(self._carry(run, recording, seconds), f"background {run.id}")
         return run
 
@@ -112,14 +122,17 @@ class Kept:
         """Who keeps an answer that a client waits for."""
         return _Keeper(self, translator, input)
 
-    def running(self, response_id: str) -> Run | None:
-        """The answer of this id that is at work."""
-        return self._runs.get(response_id)
+    def running(self, response_id: str, source: str) -> Run | None:
+        """The answer of this id and API that is at work."""
+        run = self._runs.get(response_id)
+        return run if run is not None and run.translator.source == source else None
 
-    def followed(self, response_id: str) -> Run | None:
-        """The answer of this id whose events are here."""
-        run = self._runs.get(response_id) or self._ended.get(response_id, (None, None))[0]
-        return run if run is not None and run.recording is not None else None
+    def recording(self, response_id: str, source: str) -> Recording | None:
+        """The events of the answer of this id and API, if they are here."""
+        if (run := self.running(response_id, source)) is not None:
+            return run.recording
+        ended = self._ended.get(response_id)
+        return ended.recording if ended is not None and ended.source == source else None
 
     async def row(self, response_id: str) -> ResponseRow | None:
         """What is on record of an answer. Raises Refusal(STORE_UNAVAILABLE)."""
@@ -129,12 +142,17 @@ class Kept:
             raise Refusal(Cause.STORE_UNAVAILABLE, str(error)) from error
 
     async def delete(self, response_id: str) -> bool:
-        """Keep it no longer; whether it was kept. One at work goes on. Raises Refusal(STORE_UNAVAILABLE)."""
+        """Keep it no longer; whether it was kept. One at work in the background ends: nobody could reach it any more.
+
+        Raises Refusal(STORE_UNAVAILABLE).
+        """
         try:
             deleted = await self._store.delete_response(response_id)
         except StoreError as error:
             raise Refusal(Cause.STORE_UNAVAILABLE, str(error)) from error
-        self._runs.pop(response_id, None)
+        run = self._runs.pop(response_id, None)
+        if run is not None and run.recording is not None:
+            run.turn.cancel(Cause.TURN_CANCELLED)
         self._forget(response_id)
         return deleted
 
@@ -169,13 +187,19 @@ class Kept:
             detail = f"no answer within {seconds:g} s"
             timer = asyncio.get_running_loop().call_later(seconds, turn.cancel, Cause.TURN_TIMEOUT, detail)
         try:
+            with contextlib.suppress(Refusal):  # which is the turn's last event as well
+                await turn.called()
+            recording.add(translator.opening(turn))
             while not turn.over:
-                if items := turn.take():
-                    frames = translator.events(items)
-                    await self._conclude(run)
-                    recording.add(frames)
-                else:
+                items = turn.take()
+                if not items:
                     await turn.wait()
+                for start in range(0, len(items), translator.batch):
+                    frames = translator.events(items[start : start + translator.batch])
+                    await self._conclude(run)
+                    while recording.crowded and turn.wish is None:  # as in the foreground the reader sets the pace
+                        await recording.wait_for_readers(LOOK_SECONDS)
+                    recording.add(frames)
         finally:
             if timer is not None:
                 timer.cancel()
@@ -213,20 +237,20 @@ class Kept:
         if self._runs.get(run.id) is not run:
             return
         del self._runs[run.id]
-        if run.recording is None:
+        recording = run.recording
+        if recording is None or not recording.next:  # one without events, as tasks are
             return
         timer = asyncio.get_running_loop().call_later(RESUME_SECONDS, self._forget, run.id)
-        self._ended[run.id] = run, timer
-        self._ended_bytes += run.recording.size
+        self._ended[run.id] = _Ended(recording, run.translator.source, timer)
+        self._ended_bytes += BASE_BYTES + recording.size
         while self._ended_bytes > RESUME_BYTES:
             self._forget(next(iter(self._ended)))
 
     def _forget(self, response_id: str) -> None:
-        run, timer = self._ended.pop(response_id, (None, None))
-        if timer is not None:
-            timer.cancel()
-        if run is not None and run.recording is not None:
-            self._ended_bytes -= run.recording.size
+        ended = self._ended.pop(response_id, None)
+        if ended is not None:
+            ended.timer.cancel()
+            self._ended_bytes -= BASE_BYTES + ended.recording.size
 
     def _own(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
@@ -249,8 +273,10 @@ class Kept:
 
     async def conclude(self, run: Run) -> None:
         """It has ended and is put on record."""
-        await self._conclude(run)
-        self._leave(run)
+        try:
+            await self._conclude(run)
+        finally:
+            self._leave(run)
 
     def abandon(self, run: Run) -> None:
         """Its client has gone: a task of ours sees its end, which is soon."""

@@ -5,23 +5,24 @@ import time
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import orjson
-from aiohttp import web
+from aiohttp import hdrs, web
 from pydantic import BaseModel, Field
 
 from supervisor.causes import Cause, Refusal
 from supervisor.http.completions import PREFIXES
 from supervisor.http.dialects.base import TurnHandler
 from supervisor.http.dialects.openai_errors import ParameterRefusal
-from supervisor.http.dialects.responses import Responses, as_lost, doubled, lost_event
+from supervisor.http.dialects.responses import Responses, as_lost, doubled
 from supervisor.http.dialects.responses_request import Origin, ResponsesBody, input_items, turn_request
 from supervisor.http.envelope import encode
 from supervisor.http.faults import checked
 from supervisor.http.intake import read_object
-from supervisor.http.kept import Kept, Run
+from supervisor.http.kept import Kept
 from supervisor.http.queries import Integer, Switch
+from supervisor.http.recording import Recording
 from supervisor.http.replies import json_reply
 from supervisor.http.request_keys import note
-from supervisor.http.sse import EventStream
+from supervisor.http.sse import HEADERS, EventStream
 from supervisor.http.streams import Streams
 
 if TYPE_CHECKING:
@@ -95,7 +96,9 @@ class ResponsesApi:
         if body.background:
             run = self._kept.start(wanted, translator, input=items)
             note(request, turn=run.turn.id)
-            return await self._follow(request, run, 0) if body.stream else _reply(translator.snapshot())
+            if body.stream and run.recording is not None:
+                return await self._follow(request, run.recording, 0)
+            return _reply(translator.snapshot())
         keeper = self._kept.keeper(translator, input=items) if wanted.store else None
         return await self._handler.handle(request, wanted, translator, stream=bool(body.stream), keeper=keeper)
 
@@ -105,7 +108,7 @@ class ResponsesApi:
         query = checked(RetrieveQuery, dict(request.query))
         if query.stream:
             return await self._replay(request, response_id, query.starting_after)
-        run = self._kept.running(response_id)
+        run = self._kept.running(response_id, SOURCE)
         if run is not None:
             return _reply(run.translator.snapshot())
         return _reply(_told(await self._row(response_id)))
@@ -121,7 +124,7 @@ class ResponsesApi:
     async def cancel(self, request: web.Request) -> web.Response:
         """``POST /responses/{id}/cancel``: answers when its turn has ended."""
         response_id = request.match_info["response"]
-        run = self._kept.running(response_id)
+        run = self._kept.running(response_id, SOURCE)
         if run is None:
             row = await self._row(response_id)
             raise Refusal(Cause.RESPONSE_ENDED, f"response {response_id!r} is {_told(row)['status']} already")
@@ -158,8 +161,8 @@ class ResponsesApi:
         return row
 
     async def _replay(self, request: web.Request, response_id: str, after: int | None) -> web.StreamResponse:
-        run = self._kept.followed(response_id)
-        if run is None:
+        recording = self._kept.recording(response_id, SOURCE)
+        if recording is None:
             await self._row(response_id)
             raise ParameterRefusal(
                 "stream",
@@ -167,35 +170,30 @@ class ResponsesApi:
                 f"the events of response {response_id!r} are not kept, only those of responses in the background, "
                 "for some minutes after their end; retrieve it without stream",
             )
-        return await self._follow(request, run, 0 if after is None else after + 1)
+        return await self._follow(request, recording, 0 if after is None else after + 1)
 
-    async def _follow(self, request: web.Request, run: Run, number: int) -> web.StreamResponse:
+    async def _follow(self, request: web.Request, recording: Recording, number: int) -> web.StreamResponse:
         """The events of an answer in the background, from this number on, as long as there are any."""
-        recording = run.recording
-        if recording is None:
-            raise RuntimeError("an answer in the foreground has one reader only")
-        if recording.read(number) is None:
+        if number < recording.first:
             raise ParameterRefusal(
                 "starting_after",
                 "invalid_value",
                 f"the events before {recording.first} are not kept any more; "
                 f"starting_after must be {recording.first - 1} at least, or retrieve the response without stream",
             )
+        if request.method == hdrs.METH_HEAD:
+            return web.StreamResponse(headers=HEADERS)
         events = EventStream(request, self._streams)
         try:
-            await events.open()
-            while True:
-                frames = recording.read(number)
-                if frames is None:  # a reader too slow for what is kept: better told than left out
-                    await events.send([lost_event(number, recording.first)])
-                    break
-                if frames:
-                    number += len(frames)
-                    await events.send(frames)
-                elif recording.closed:
-                    break
-                else:
-                    await recording.wait(number)
+            with recording.reader(number) as reader:
+                await events.open()
+                while True:
+                    if frames := recording.read(reader):
+                        await events.send(frames)
+                    elif recording.closed:
+                        break
+                    else:
+                        await recording.wait(reader.number)
             await events.close()
         finally:
             events.abandon()

@@ -5,7 +5,7 @@ write to the transport, each still a chunk of its own, since some clients read a
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from aiohttp import HttpVersion11, hdrs, web
@@ -44,17 +44,21 @@ class EventStream:
 
     async def open(self) -> None:
         """Send the head. Raises ConnectionError when the client is gone."""
+        if not self._chunked:
+            self.response.force_close()  # nothing else tells where the body ends
         await self.response.prepare(self._request)
         self._transport = self._request.transport
         self._wrote_at = self._loop.time()
         if self._keep_alive is not None:
             self._timer = self._loop.call_later(KEEP_ALIVE_SECONDS, self._tick, self._keep_alive)
 
-    async def send(self, events: Iterable[bytes]) -> None:
+    async def send(self, events: Sequence[bytes]) -> None:
         """Send events, each in a chunk of its own; wait while the client has much to read.
 
         Raises ConnectionError when the client is gone, or takes nothing for too long.
         """
+        if not events:  # some that this API does not tell of: as silent to the client as none
+            return
         transport = self._write(events)
         if transport.get_write_buffer_size() >= HIGH_WATER:
             await self._streams.drain(self._request)
@@ -70,7 +74,7 @@ class EventStream:
             self._timer.cancel()
             self._timer = None
 
-    def _write(self, events: Iterable[bytes]) -> asyncio.Transport:
+    def _write(self, events: Sequence[bytes]) -> asyncio.Transport:
         transport = self._transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client is gone")

@@ -11,7 +11,7 @@ from openai.types.responses import Response, ResponseStreamEvent
 
 from supervisor.causes import EXPLANATIONS, Cause
 from supervisor.http.dialects.answer import MOST_PARTS
-from supervisor.http.dialects.responses import Responses, as_lost, doubled, lost_event
+from supervisor.http.dialects.responses import Responses, as_lost, doubled
 from supervisor.http.dialects.responses_request import ResponsesBody, turn_request
 from supervisor.http.faults import checked
 from supervisor.turns.transcript import MAX_CHARACTERS
@@ -476,10 +476,3 @@ def test_one_whose_server_was_lost() -> None:
     validate_type(type_=Response, value=lost)
     assert (lost["status"], lost["error"]["code"]) == ("failed", "server_error")
     assert [item["status"] for item in lost["output"]] == ["completed", "incomplete"]
-
-
-def test_a_reader_who_is_too_slow_is_told() -> None:
-    [event] = parsed([lost_event(5, 9)])
-    validate_type(type_=ResponseStreamEvent, value=event)
-    assert event["sequence_number"] == 5
-    assert "from 5 to 8" in event["message"]

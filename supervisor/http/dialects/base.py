@@ -1,12 +1,12 @@
 """The one handler of turns for every API: it does all the I/O, a translator says how things look (law 2)."""
 
 import asyncio
-import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 from aiohttp import web
 
+from supervisor.causes import Cause, Refusal
 from supervisor.http.request_keys import note
 from supervisor.http.sse import COMMENT, HEADERS, EventStream
 from supervisor.http.streams import Streams
@@ -135,7 +135,12 @@ async def _ready(turn: Turn, patience: float | None) -> None:
     if patience is None:
         await turn.started()
         return
-    await turn.called()
-    with contextlib.suppress(TimeoutError):
+    try:
+        await turn.called()
         async with asyncio.timeout(patience):
             await turn.started()
+    except TimeoutError:
+        return
+    except Refusal as refusal:
+        if refusal.cause is not Cause.TURN_CANCELLED:  # that is an ending, and told as one
+            raise

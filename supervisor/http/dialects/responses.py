@@ -35,7 +35,7 @@ from supervisor.turns.requests import TurnRequest
 from supervisor.turns.transcript import Event
 from supervisor.turns.turn import Item, Turn, TurnEnding
 
-__all__ = ["Responses", "as_lost", "doubled", "lost_event"]
+__all__ = ["Responses", "as_lost", "doubled"]
 
 ENDS: Final = frozenset({"final", "error"})
 NOTHING_YET: Final[Object] = {"error": None, "incomplete_details": None, "usage": None, "completed_at": None}
@@ -203,10 +203,3 @@ class Responses:
         self._number = number + 1
         data = encode({"type": kind, "sequence_number": number, **fields})
         return b"event: %b\ndata: %b\n\n" % (kind.encode(), data)
-
-
-def lost_event(number: int, first: int) -> bytes:
-    """The end of a stream whose reader was too slow: event `number` is gone, `first` is the first one that is kept."""
-    message = f"the events from {number} to {first - 1} are not kept any more; retrieve the response"
-    event = {"type": "error", "code": SERVER_ERROR, "message": message, "param": None, "sequence_number": number}
-    return b"event: error\ndata: %b\n\n" % encode(event)

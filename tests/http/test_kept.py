@@ -1,0 +1,145 @@
+"""Kept answers, with turns that are ended by hand and a shelf in memory: what is left of them when a client goes."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from supervisor.causes import Cause, Refusal
+from supervisor.http.kept import RESUME_BYTES, Kept
+from supervisor.store.records import ResponseBegun, ResponseEnded
+from supervisor.turns.requests import TurnRequest
+from supervisor.turns.turn import Item, Turn
+
+
+class Sessions:
+    """Turns that nobody carries out."""
+
+    def begin(self, request: TurnRequest) -> Turn:
+        turn = Turn("turn-1", request, lambda: None)
+        turn.call()
+        return turn
+
+
+class Shelf:
+    """Records in memory; `gate` holds back what ends."""
+
+    def __init__(self) -> None:
+        self.begun: dict[str, ResponseBegun] = {}
+        self.ended: dict[str, ResponseEnded] = {}
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.waiting = asyncio.Event()
+
+    def begin_response(self, record: ResponseBegun) -> None:
+        self.begun[record.id] = record
+
+    async def end_response(self, record: ResponseEnded) -> None:
+        self.waiting.set()
+        await self.gate.wait()
+        self.ended[record.id] = record
+
+    async def delete_response(self, response_id: str) -> bool:
+        return self.begun.pop(response_id, None) is not None
+
+
+class Echo:
+    """A translator that tells every event as it came."""
+
+    batch = 512
+    source = "echo"
+
+    def __init__(self, name: str = "r1", size: int = 1) -> None:
+        self.id = name
+        self.status = "begun"
+        self._size = size
+
+    def snapshot(self) -> dict[str, Any]:
+        return {"status": self.status}
+
+    def opening(self, _: Turn) -> list[bytes]:
+        return [b"opening"]
+
+    def events(self, items: list[Item]) -> Sequence[bytes]:
+        self.status = items[-1].event["type"]
+        return [item.encoded[:5] * self._size for item in items]
+
+
+def request() -> TurnRequest:
+    return TurnRequest(kind="chat", graph="g", user="u", session="s", messages=[{"role": "user", "content": "?"}])
+
+
+def end(turn: Turn) -> None:
+    turn.refuse(Refusal(Cause.CRASHED))
+
+
+async def test_a_client_that_goes_while_the_end_is_put_on_record_leaves_nothing() -> None:
+    shelf = Shelf()
+    kept, translator = Kept(Sessions(), shelf), Echo()
+    keeper = kept.keeper(translator)
+    turn = Sessions().begin(request())
+    keeper.begun(turn)
+    assert kept.running("r1", "echo") is not None
+    end(turn)
+    translator.events(turn.take())
+    shelf.gate.clear()
+    handler = asyncio.create_task(keeper.over(turn))
+    await shelf.waiting.wait()
+    handler.cancel()
+    await asyncio.wait({handler})
+    keeper.left(turn)
+    assert kept.running("r1", "echo") is None
+    await kept.drain(1)
+
+
+async def test_a_client_that_goes_before_the_end_is_followed_up() -> None:
+    shelf = Shelf()
+    kept = Kept(Sessions(), shelf)
+    keeper = kept.keeper(Echo())
+    turn = Sessions().begin(request())
+    keeper.begun(turn)
+    turn.leave()
+    keeper.left(turn)
+    assert kept.running("r1", "echo") is not None
+    end(turn)
+    await kept.drain(1)
+    assert (shelf.ended["r1"].status, kept.running("r1", "echo")) == ("error", None)
+
+
+async def test_what_runs_and_what_has_ended_belongs_to_its_api() -> None:
+    kept = Kept(Sessions(), Shelf())
+    run = kept.start(request(), Echo())
+    assert (kept.running("r1", "echo"), kept.running("r1", "other")) == (run, None)
+    end(run.turn)
+    await run.over()
+    assert kept.running("r1", "echo") is None
+    recording = kept.recording("r1", "echo")
+    assert recording is run.recording
+    assert recording is not None
+    with recording.reader(0) as reader:
+        assert recording.read(reader) == [b"opening", b"event"]
+    assert kept.recording("r1", "other") is None
+    await kept.drain(1)
+    assert kept.recording("r1", "echo") is None
+
+
+async def test_the_events_of_those_that_ended_first_go_first() -> None:
+    kept = Kept(Sessions(), Shelf())
+    for number in range(5):
+        run = kept.start(request(), Echo(f"r{number}", size=RESUME_BYTES // 15))
+        end(run.turn)
+        await run.over()
+    found = [kept.recording(f"r{number}", "echo") is not None for number in range(5)]
+    assert found == [False, False, False, True, True]
+    await kept.drain(1)
+
+
+async def test_one_in_the_background_that_is_deleted_ends() -> None:
+    kept = Kept(Sessions(), Shelf())
+    run = kept.start(request(), Echo())
+    assert await kept.delete("r1")
+    assert run.turn.wish == (Cause.TURN_CANCELLED, run.turn.wish[1])
+    end(run.turn)
+    await run.over()
+    assert (kept.running("r1", "echo"), kept.recording("r1", "echo")) == (None, None)
+    assert not await kept.delete("r1")
+    await kept.drain(1)
