@@ -24,7 +24,7 @@ run: $(STAMP)    ## serve on 127.0.0.1:8080
 	$(BIN)/agentd serve
 
 test: $(STAMP)   ## the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 2
 
 test-sandbox: $(STAMP) ## agentd under a real systemd in namespaces: root, a minute
 	tests/vm/tools/sandbox $(BIN)/python -m pytest -p no:cacheprovider tests/vm

@@ -66,8 +66,7 @@ async def test_a_large_request_is_streamed_in_the_background(server: Agentd) -> 
 async def test_a_reader_that_stalls_sets_the_pace_and_misses_nothing(server: Agentd) -> None:
     async with client(server) as reader:
         await ask(reader, body(["numbered", [8000, 1000]], session_id="s"))
-        first = await reader.event()
-        assert first is not None
+        first = await reader.until("response.output_text.delta")
         [channel] = (await server.get("/channels"))["channels"]
         await stalled(channel["pid"])
         events = [first, *await reader.all()]
@@ -79,17 +78,19 @@ async def test_a_reader_that_stalls_sets_the_pace_and_misses_nothing(server: Age
 async def test_a_stalled_reader_does_not_hold_up_a_cancel(server: Agentd) -> None:
     async with client(server) as reader:
         await ask(reader, body(["numbered", [10**9, 1000]], session_id="s"))
-        first = await reader.event()
-        assert first is not None
+        begun = await reader.event()
+        assert begun is not None
+        first = await reader.until("response.output_text.delta")
         [channel] = (await server.get("/channels"))["channels"]
         await stalled(channel["pid"])
         loop = asyncio.get_running_loop()
         began = loop.time()
-        cancelled = await server.request("POST", f"{PATH}/{first['response']['id']}/cancel")
+        cancelled = await server.request("POST", f"{PATH}/{begun['response']['id']}/cancel")
         assert (cancelled["response"]["status"], loop.time() - began < 4) == ("cancelled", True)
         rest = await reader.all()
     assert rest[-1]["type"] == "response.failed"
-    assert [event["sequence_number"] for event in rest] == list(range(1, len(rest) + 1))
+    begin = first["sequence_number"] + 1
+    assert [event["sequence_number"] for event in rest] == list(range(begin, begin + len(rest)))
 
 
 async def test_one_that_waits_for_its_session_is_queued(server: Agentd) -> None:
