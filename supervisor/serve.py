@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import gc
 import os
 import resource
 import signal
@@ -26,6 +27,7 @@ log = structlog.get_logger("supervisor.serve")
 FAILED: Final = 1
 ENDING_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PR_SET_DUMPABLE: Final = 4
+SWITCH_SECONDS: Final = 0.001  # that a thread may keep the loop waiting for the interpreter
 
 
 def serve(settings: Settings) -> int:
@@ -57,10 +59,18 @@ async def _serve(settings: Settings, environ: Mapping[str, str], listeners: Sequ
         sys.stderr.write(f"agentd: cannot start: {error}\n")
         await server.close()
         return FAILED
+    _settle()
     await ending.wait()
     log.info("server.stopping", channels=len(server.table.all()))
     await server.stop()
     return 0
+
+
+def _settle() -> None:
+    """Nothing holds up the loop for long: neither a look through all that was made at the start, nor a busy thread."""
+    gc.collect()
+    gc.freeze()
+    sys.setswitchinterval(SWITCH_SECONDS)
 
 
 def _hide_memory() -> None:

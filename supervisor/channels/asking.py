@@ -15,6 +15,8 @@ from supervisor.processes.link import Link, LinkFullError
 from worker.frames import Down, Frame, FrameError
 
 MOST_INLINE: Final = 64 * 1024  # of a turn's request; more goes by a file
+LEAST_INTEGER: Final = -(2**63)  # of those that orjson takes
+MOST_INTEGER: Final = 2**64 - 1
 
 
 class Asked(Protocol):
@@ -42,6 +44,7 @@ class Asking:
         Raises Refusal: CHANNEL_UNKNOWN when the worker is not there (any more), NOT_IMPLEMENTED when no node answers
         such turns, BODY_INVALID for what JSON or a worker cannot take, COMMAND_UNDELIVERED.
         """
+        data = await _encoded(request)
         channel = self._channel
         if channel.state is not State.RUNNING:
             raise Refusal(Cause.CHANNEL_UNKNOWN, f"channel {channel.name!r} is {channel.state.value}")
@@ -50,10 +53,6 @@ class Asking:
         if self._hearing.busy:
             raise Refusal(Cause.SESSION_BUSY, f"channel {channel.name!r} is at another turn")
         frame: Frame = {"t": Down.TURN.value, "turn": listener.id, "kind": kind}
-        try:
-            data = orjson.dumps(request)
-        except TypeError as error:
-            raise Refusal(Cause.BODY_INVALID, f"the request cannot be handed on as JSON: {error}") from error
         self._hearing.listen(listener)
         name = f"turn-{listener.id}.json"
         try:
@@ -107,3 +106,26 @@ class Asking:
         if self._channel.foreign:
             raise Refusal(Cause.UPDATE_REFUSED, "the worker is a foreign command, which takes no frames")
         await self._commands.update(properties)
+
+
+async def _encoded(request: dict[str, Any]) -> bytes:
+    """The request as JSON that a worker can read. Raises Refusal(BODY_INVALID)."""
+    try:
+        return orjson.dumps(request)
+    except TypeError:  # as a rule an integer over 64 bits, in a field that nobody knows
+        try:
+            return await asyncio.to_thread(lambda: orjson.dumps(_readable(request)))
+        except (TypeError, OverflowError) as error:
+            raise Refusal(Cause.BODY_INVALID, f"the request cannot be handed on as JSON: {error}") from error
+
+
+def _readable(value: Any) -> Any:
+    """A copy with doubles in place of the integers over 64 bits. Raises OverflowError for one beyond those too."""
+    match value:
+        case dict():
+            return {key: _readable(item) for key, item in value.items()}
+        case list():
+            return [_readable(item) for item in value]
+        case int() if not LEAST_INTEGER <= value <= MOST_INTEGER:
+            return float(value)
+    return value

@@ -51,13 +51,45 @@ class ChannelTable:
         self._graph_limits = settings.graph_limits
 
     async def start(self, request: StartRequest) -> Channel:
-        """Claim, spawn, and wait until the worker is ready. Raises Refusal.
-
-        The order of the checks is wire/ten.md section 4. Nothing is awaited between looking and taking: of many starts
-        at once exactly as many succeed as may.
-        """
-        channel = self._claim(request)
+        """Claim, spawn, and wait until the worker is ready. Raises Refusal."""
+        channel = self.claim(request)
         await channel.started()
+        return channel
+
+    def claim(self, request: StartRequest) -> Channel:
+        """A new channel, which has its name and its slot; whether its worker gets ready is not known yet.
+
+        Raises Refusal. The order of the checks is wire/ten.md section 4. Nothing is awaited between looking and taking:
+        of many claims at once exactly as many succeed as may.
+        """
+        settings = self._around.settings
+        if self._closing:
+            raise Refusal(Cause.SHUTTING_DOWN)
+        if len(self._channels) >= settings.workers_max:
+            raise Refusal(Cause.WORKERS_LIMIT, f"all {settings.workers_max} worker slots are taken")
+        if request.channel_name in self._channels:
+            raise Refusal(Cause.CHANNEL_EXISTS)
+        self._check_graph_limit(request.graph_name, None)
+        check_channel_name(request.channel_name)
+        plan = self._preparation.prepare(request)
+        try:
+            self._check_graph_limit(request.graph_name, plan.max_workers)
+        except Refusal:
+            self._ports.release(plan.port)
+            raise
+        channel_id = f"{self._epoch}-{next(self._numbers)}"
+        stem = file_stem(request.channel_name, f"{self._instance}-{channel_id}", time.time())
+        files = (settings.log_path / f"app-{stem}.log", settings.log_path / f"property-{stem}.json")
+        timeout = timeout_of(request.timeout, float(settings.worker_quit_timeout_seconds))
+        channel = Channel(request, plan, channel_id, files, timeout, self._around, self._release)
+        self._channels[channel.name] = channel
+        channel.announce("claimed", created_at=channel.created_at)
+        for warning in plan.warnings:
+            log.warning("channel.graph_warning", channel=channel.name, warning=warning)
+        # In a context of its own: what it logs is not the start request's.
+        task = asyncio.create_task(self._live(channel), name=f"channel {channel_id}", context=Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         return channel
 
     def ping(self, name: str) -> None:
@@ -130,37 +162,6 @@ class ChannelTable:
                 task.cancel()
             if late:
                 await asyncio.wait(late, timeout=CANCEL_SECONDS)
-
-    def _claim(self, request: StartRequest) -> Channel:
-        settings = self._around.settings
-        if self._closing:
-            raise Refusal(Cause.SHUTTING_DOWN)
-        if len(self._channels) >= settings.workers_max:
-            raise Refusal(Cause.WORKERS_LIMIT, f"all {settings.workers_max} worker slots are taken")
-        if request.channel_name in self._channels:
-            raise Refusal(Cause.CHANNEL_EXISTS)
-        self._check_graph_limit(request.graph_name, None)
-        check_channel_name(request.channel_name)
-        plan = self._preparation.prepare(request)
-        try:
-            self._check_graph_limit(request.graph_name, plan.max_workers)
-        except Refusal:
-            self._ports.release(plan.port)
-            raise
-        channel_id = f"{self._epoch}-{next(self._numbers)}"
-        stem = file_stem(request.channel_name, f"{self._instance}-{channel_id}", time.time())
-        files = (settings.log_path / f"app-{stem}.log", settings.log_path / f"property-{stem}.json")
-        timeout = timeout_of(request.timeout, float(settings.worker_quit_timeout_seconds))
-        channel = Channel(request, plan, channel_id, files, timeout, self._around, self._release)
-        self._channels[channel.name] = channel
-        channel.announce("claimed", created_at=channel.created_at)
-        for warning in plan.warnings:
-            log.warning("channel.graph_warning", channel=channel.name, warning=warning)
-        # In a context of its own: what it logs is not the start request's.
-        task = asyncio.create_task(self._live(channel), name=f"channel {channel_id}", context=Context())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return channel
 
     async def _live(self, channel: Channel) -> None:
         try:

@@ -1,6 +1,7 @@
 """AgentScope's API: turns as streams, turns in the background, and the end of a turn that runs."""
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import uuid4
 
@@ -10,10 +11,11 @@ from aiohttp import web
 from supervisor.causes import Cause, Refusal
 from supervisor.http.dialects.agentscope import ERROR, FINISHED, AgentScope, Task
 from supervisor.http.dialects.agentscope_objects import SOURCE, Reply
-from supervisor.http.dialects.agentscope_request import InterruptBody, ProcessBody, TaskBody, turn_request
+from supervisor.http.dialects.agentscope_request import InterruptBody, ProcessBody, TaskBody, said_of, turn_request
 from supervisor.http.dialects.base import TurnHandler
+from supervisor.http.dialects.messages import Said
 from supervisor.http.faults import checked
-from supervisor.http.intake import read_object
+from supervisor.http.intake import read_body
 from supervisor.http.replies import native as json_of
 from supervisor.http.replies import refused
 
@@ -104,10 +106,15 @@ class ProcessApi:
 
     async def _asked(self, request: web.Request, model: type[Body]) -> "tuple[Body, TurnRequest]":
         """The body and the turn it asks for. Raises Refusal."""
-        body = checked(model, await read_object(request, self._body_limit), messages=("input",))
+        body, said = await read_body(request, self._body_limit, partial(_said, model))
         named = body.model if body.model and self._catalog.has(body.model) else None
         graph = named or self._catalog.default(self._settings.default_graph)
-        return body, turn_request(body, graph, str(uuid4()))
+        return body, turn_request(body, said, graph, str(uuid4()))
+
+
+def _said(model: type[Body], given: dict[str, Any]) -> tuple[Body, Said]:
+    body = checked(model, given, messages=("input",))
+    return body, said_of(body)
 
 
 def _reply(body: ProcessBody, wanted: "TurnRequest") -> Reply:

@@ -23,7 +23,7 @@ from worker.spawn import Limits
 
 MAX_PROPERTIES: Final = 1024 * 1024  # every start walks them, merges them and sends them on, all on the loop
 
-_LONG_DIGITS: Final = re.compile(rb"\d{19}")
+_LONG_DIGITS: Final = re.compile(rb"(?<!\d)\d{19}")  # tried once for each number, however long
 
 
 def parse_object(data: bytes) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from aiohttp import web
 from supervisor.causes import Cause
 from supervisor.http.dialects.base import TurnHandler
 from supervisor.http.dialects.completions import Completion
-from supervisor.http.dialects.completions_request import read_body
+from supervisor.http.dialects.completions_request import CompletionBody, check_body
+from supervisor.http.dialects.messages import Said
 from supervisor.http.dialects.openai_errors import ParameterRefusal
-from supervisor.http.intake import read_object
+from supervisor.http.intake import read_body
 from supervisor.http.replies import native
 
 if TYPE_CHECKING:
@@ -45,10 +46,10 @@ class CompletionsApi:
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         """``POST /chat/completions``: a turn that is whole in itself, or one of a session."""
-        body = read_body(await read_object(request, self._body_limit))
+        body, said = await read_body(request, self._body_limit, _asked)
         graph = body.model if self._catalog.has(body.model) else self._catalog.default(self._default)
         translator = Completion(body.model or graph, include_usage=body.stream_options.include_usage)
-        return await self._handler.handle(request, body.turn_request(graph), translator, stream=body.stream)
+        return await self._handler.handle(request, body.turn_request(said, graph), translator, stream=body.stream)
 
     async def list_models(self, _: web.Request) -> web.Response:
         """``GET /models``: every graph that `model` can name."""
@@ -67,3 +68,8 @@ class CompletionsApi:
 
     def _model(self, name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self._since, "owned_by": "agentd"}
+
+
+def _asked(given: dict[str, Any]) -> tuple[CompletionBody, Said]:
+    body = check_body(given)
+    return body, body.said()

@@ -1,16 +1,19 @@
 """What is wrong with a body that a pydantic model did not take, in words. Pure."""
 
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from supervisor.causes import Cause, Refusal
+from supervisor.http.envelope import NOTHING
 
 MOST_FAULTS: Final = 5
 SHOWN: Final = 64
 MISSING: Final = "missing"
 
-# In one request. They take a microsecond or more each to check, and everybody else waits for it.
+# In one request. Each takes a microsecond or more to check, and each that is wrong takes more, with the GIL held.
+MOST_FIELDS: Final = 1024
 MOST_MESSAGES: Final = 4096
 MOST_PARTS: Final = 16_384  # of all messages together
 
@@ -39,13 +42,26 @@ class BodyRefusal(Refusal):
         self.faults = faults
 
 
-def checked(model: type[Model], body: dict[str, Any], *, messages: tuple[str, ...] = ()) -> Model:
+def checked(
+    model: type[Model],
+    body: dict[str, Any],
+    *,
+    messages: tuple[str, ...] = (),
+    entries: Mapping[str, int] = NOTHING,
+) -> Model:
     """The body as `model`. Raises BodyRefusal that names each field, its value and what is allowed.
 
-    `messages` are the fields that are lists of messages, which may not be too long.
+    `messages` are the fields that are lists of messages, which may not be too long; `entries` tells of others how many
+    entries they may have.
     """
+    if len(body) > MOST_FIELDS:
+        raise BodyRefusal(Fault((), "too_long", f"the body has {len(body)} fields; at most {MOST_FIELDS} are allowed"))
     for name in messages:
         _check_length(name, body.get(name))
+    for name, most in entries.items():
+        value = body.get(name)
+        if isinstance(value, dict | list) and len(value) > most:
+            raise _too_many(name, f"has {len(value)} entries; at most {most} are allowed")
     try:
         return model.model_validate(body)
     except ValidationError as error:
@@ -62,12 +78,14 @@ def _check_length(name: str, messages: Any) -> None:
     if not isinstance(messages, list):
         return
     if len(messages) > MOST_MESSAGES:
-        text = f"{name} has {len(messages)} messages; at most {MOST_MESSAGES} are allowed"
-        raise BodyRefusal(Fault((name,), "too_long", text))
+        raise _too_many(name, f"has {len(messages)} messages; at most {MOST_MESSAGES} are allowed")
     lists = [part for message in messages if isinstance(message, dict) for part in message.values()]
     if (count := sum(len(part) for part in lists if isinstance(part, list))) > MOST_PARTS:
-        text = f"{name} has messages with {count} parts; at most {MOST_PARTS} are allowed"
-        raise BodyRefusal(Fault((name,), "too_long", text))
+        raise _too_many(name, f"has messages with {count} parts; at most {MOST_PARTS} are allowed")
+
+
+def _too_many(name: str, text: str) -> BodyRefusal:
+    return BodyRefusal(Fault((name,), "too_long", f"{name} {text}"))
 
 
 def place_name(place: Place) -> str:
@@ -80,9 +98,10 @@ def place_name(place: Place) -> str:
 
 def _fault(where: Place, message: str, kind: str, value: Any) -> Fault:
     """One fault; the value is shown when it is short and plain."""
+    where = tuple(part[:SHOWN] if isinstance(part, str) else part for part in where)  # keys may be a client's own
     name = place_name(where) or "the body"
     if kind == "extra_forbidden":
-        return Fault(where, kind, f"{name[:SHOWN]} is no field of this request")
+        return Fault(where, kind, f"{name} is no field of this request")
     if kind == MISSING:
         return Fault(where, kind, f"{name} is missing")
     shown = f" (it is {value!r})" if isinstance(value, str | int | float | bool) and len(repr(value)) <= SHOWN else ""

@@ -188,7 +188,7 @@ class Kept:
             timer = asyncio.get_running_loop().call_later(seconds, turn.cancel, Cause.TURN_TIMEOUT, detail)
         try:
             with contextlib.suppress(Refusal):  # which is the turn's last event as well
-                await turn.called()
+                await turn.admitted()
             recording.add(translator.opening(turn))
             while not turn.over:
                 items = turn.take()

@@ -25,9 +25,9 @@ CAUSE_HEADER: Final = "Agentd-Cause"  # TEN's codes each stand for several cause
 NATIVE: Final = frozenset({"/channels", "/turns", "/events", "/ledger", "/openapi.json"})
 CLIENT_ERROR: Final = 400
 
-# Whose errors are told at paths that begin so: status and body of a refusal.
+# Whose errors are told at such a path and below it: status and body of a refusal.
 DIALECTS: Final[Mapping[str, Callable[[Refusal], tuple[int, dict[str, Any]]]]] = {
-    "/process": agentscope_errors.error,
+    "/process/": agentscope_errors.error,
     "/compatible-mode/": openai_errors.error,
     "/v1/": openai_errors.error,
 }
@@ -66,7 +66,7 @@ def refused(refusal: Refusal, path: str, *, strict: bool, more: Mapping[str, Any
 
     `more` is what the native API tells besides.
     """
-    tell = next((tell for prefix, tell in DIALECTS.items() if path.startswith(prefix)), None)
+    tell = next((tell for prefix, tell in DIALECTS.items() if f"{path}/".startswith(prefix)), None)
     if tell is not None:
         status, body = tell(refusal)
         response = json_reply(encode(body), status)

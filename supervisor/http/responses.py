@@ -13,10 +13,10 @@ from supervisor.http.completions import PREFIXES
 from supervisor.http.dialects.base import TurnHandler
 from supervisor.http.dialects.openai_errors import ParameterRefusal
 from supervisor.http.dialects.responses import Responses, as_lost, doubled
-from supervisor.http.dialects.responses_request import Origin, ResponsesBody, input_items, turn_request
+from supervisor.http.dialects.responses_request import Origin, check_body, turn_request
 from supervisor.http.envelope import encode
 from supervisor.http.faults import checked
-from supervisor.http.intake import read_object
+from supervisor.http.intake import read_body
 from supervisor.http.kept import Kept
 from supervisor.http.queries import Integer, Switch
 from supervisor.http.recording import Recording
@@ -86,13 +86,12 @@ class ResponsesApi:
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         """``POST /responses``: a turn, streamed, in one piece, or in the background."""
-        body = checked(ResponsesBody, await read_object(request, self._body_limit), messages=("input",))
+        body, said, items = await read_body(request, self._body_limit, check_body)
         origin = await self._origin(body.previous_response_id)
         named = body.model if body.model is not None and self._catalog.has(body.model) else None
         graph = origin.graph if origin else named or self._catalog.default(self._default_graph)
-        wanted = turn_request(body, graph, named=named, origin=origin)
+        wanted = turn_request(body, said, graph, named=named, origin=origin)
         translator = Responses(body, wanted, id=f"resp_{secrets.token_hex(16)}", created_at=time.time())
-        items = input_items(body)
         if body.background:
             run = self._kept.start(wanted, translator, input=items)
             note(request, turn=run.turn.id)

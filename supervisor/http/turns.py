@@ -1,6 +1,8 @@
 """agentd's own API of turns: ask a channel, or a session whose worker is started on demand; cancel."""
 
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from aiohttp import web
 
@@ -9,16 +11,20 @@ from supervisor.http.channels import CHANNEL
 from supervisor.http.dialects.base import TurnHandler
 from supervisor.http.dialects.native import Native, SessionTurnBody, TurnBody
 from supervisor.http.faults import checked
-from supervisor.http.intake import read_object
+from supervisor.http.intake import read_body
 from supervisor.http.replies import native
 from supervisor.http.request_keys import note
 
 if TYPE_CHECKING:
     from supervisor.settings import Settings
+    from supervisor.turns.requests import TurnRequest
     from supervisor.turns.sessions import Sessions
+
+Body = TypeVar("Body", bound=TurnBody)
 
 TURN: Final = "{turn:[^/]+}"
 MESSAGES: Final = ("messages", "history")
+ENTRIES: Final = MappingProxyType({"properties": 1024})  # more nodes than a graph has
 
 
 class TurnsApi:
@@ -39,16 +45,15 @@ class TurnsApi:
 
     async def ask_session(self, request: web.Request) -> web.StreamResponse:
         """``POST /turns``: a turn in a session, or in a worker of its own."""
-        body = checked(SessionTurnBody, await read_object(request, self._body_limit), messages=MESSAGES)
-        wanted = body.request(graph=body.graph, user=body.user, session=body.session, properties=body.properties)
-        return await self._handler.handle(request, wanted, Native(), stream=body.stream)
+        wanted, stream = await read_body(request, self._body_limit, _in_session)
+        return await self._handler.handle(request, wanted, Native(), stream=stream)
 
     async def ask_channel(self, request: web.Request) -> web.StreamResponse:
         """``POST /channels/{name}/turns``: a turn in a channel that runs."""
         name = request.match_info["name"]
         note(request, channel=name)
-        body = checked(TurnBody, await read_object(request, self._body_limit), messages=MESSAGES)
-        return await self._handler.handle(request, body.request(channel=name), Native(), stream=body.stream)
+        wanted, stream = await read_body(request, self._body_limit, partial(_in_channel, name))
+        return await self._handler.handle(request, wanted, Native(), stream=stream)
 
     async def cancel(self, request: web.Request) -> web.Response:
         """``DELETE /channels/{name}/turns/{turn}``: answers when the turn has ended."""
@@ -60,3 +65,19 @@ class TurnsApi:
         turn.cancel(Cause.TURN_CANCELLED)
         ending = await turn.ended_by()
         return native({"turn": turn_id, "channel": name, "cause": ending.cause.value, "ms": ending.ms})
+
+
+def _in_session(given: dict[str, Any]) -> "tuple[TurnRequest, bool]":
+    """The turn, and whether it is to be streamed."""
+    body = _checked(SessionTurnBody, given)
+    wanted = body.request(graph=body.graph, user=body.user, session=body.session, properties=body.properties)
+    return wanted, body.stream
+
+
+def _in_channel(name: str, given: dict[str, Any]) -> "tuple[TurnRequest, bool]":
+    body = _checked(TurnBody, given)
+    return body.request(channel=name), body.stream
+
+
+def _checked(model: type[Body], given: dict[str, Any]) -> Body:
+    return checked(model, given, messages=MESSAGES, entries=ENTRIES)

@@ -18,6 +18,7 @@ from supervisor.store.tables import conversations, turns
 from supervisor.store.texts import (
     ANSWER_BYTES,
     DETAIL_BYTES,
+    LEAST_BYTES,
     QUESTION_BYTES,
     STATE_BYTES,
     Budget,
@@ -26,6 +27,7 @@ from supervisor.store.texts import (
     cut_json,
     from_json,
     name_of,
+    newest,
     size,
     to_json,
 )
@@ -130,7 +132,7 @@ class Conversations:
         return await self._database.read(read)
 
     async def _history(self, connection: AsyncConnection, key: ConversationKey) -> list[dict[str, Any]]:
-        """The newest turns that fit, whole; of the newest one as much as fits."""
+        """The newest turns that fit, whole; of the newest one, and of what was said before the first, what fits."""
         numbers: list[int] = []
         left = self._history_bytes
         for number, weight in await connection.execute(
@@ -140,9 +142,9 @@ class Conversations:
             .order_by(desc(turns.c.number))
             .limit(self._history_messages)
         ):
-            left -= weight
-            if numbers and left < 0:
+            if numbers and weight > left:
                 break
+            left -= weight
             numbers.append(number)
         if not numbers:
             return []
@@ -153,12 +155,15 @@ class Conversations:
         )
         history: list[dict[str, Any]] = []
         for row in found:
-            said = _said(row.messages, row.text, row.value)
+            earlier, messages = _parted(row.messages)
+            said = _said(messages, row.text, row.value)
             if not history:
                 said = _bounded(said, self._history_messages, self._history_bytes)
             if len(history) + len(said) > self._history_messages:
                 break
             history = said + history
+            if earlier:  # then there was nothing before
+                return newest(earlier, self._history_messages - len(history), left) + history
         return history
 
     def _take_back(self, work: Work, record: TurnBegun, cause: Cause) -> None:
@@ -171,6 +176,9 @@ def begun_work(record: TurnBegun, instance: str, done: asyncio.Future[int]) -> W
     """The beginning of a turn as rows."""
     budget = Budget(QUESTION_BYTES)
     messages = budget.json(record.messages)
+    question = size(messages)
+    if earlier := newest(record.earlier, len(record.earlier), QUESTION_BYTES - question - LEAST_BYTES):
+        messages = f'{{"earlier":{budget.json(earlier)},"messages":{messages}}}'
     row: Row = {
         "id": name_of(record.id),
         "conversation": None,
@@ -185,7 +193,7 @@ def begun_work(record: TurnBegun, instance: str, done: asyncio.Future[int]) -> W
         "messages": messages,
         "input": None if record.input is None else budget.json(record.input),
         "attachments": budget.json(record.attachments),
-        "remembered_bytes": size(messages) if record.kind == "chat" and record.messages else None,
+        "remembered_bytes": question if record.kind == "chat" and record.messages else None,
     }
     row["bytes"] = budget.used
     key = record.key
@@ -233,9 +241,15 @@ def ended_work(record: TurnEnded, done: asyncio.Future[int] | None) -> Work:
     return Work(tuple(writes), budget.used + ROW_BYTES, kept=True, done=done)
 
 
-def _said(messages: str, text: str | None, value: str | None) -> list[dict[str, Any]]:
+def _parted(text: str) -> tuple[list[dict[str, Any]], list[Any]]:
+    """What was said before a turn that is a conversation's first, and the turn's own messages."""
+    found = from_json(text)
+    return (found["earlier"], found["messages"]) if isinstance(found, dict) else ([], found)
+
+
+def _said(messages: list[Any], text: str | None, value: str | None) -> list[dict[str, Any]]:
     """The messages of one turn: its question, without what was said to the model for this turn only, and its answer."""
-    said = [message for message in _messages(from_json(messages)) if message["role"] != "system"]
+    said = [message for message in _messages(messages) if message["role"] != "system"]
     if text:
         said.append({"role": "assistant", "content": text})
     elif value is not None:
@@ -259,6 +273,7 @@ def _bounded(said: list[dict[str, Any]], most: int, limit: int) -> list[dict[str
 
 
 def _turn(row: RowMapping) -> TurnRow:
+    earlier, messages = _parted(row["messages"])
     return TurnRow(
         number=row["number"],
         id=row["id"],
@@ -274,7 +289,8 @@ def _turn(row: RowMapping) -> TurnRow:
         cause=row["cause"],
         detail=row["detail"] or "",
         ms=row["ms"],
-        messages=from_json(row["messages"]),
+        messages=messages,
+        earlier=earlier,
         input=from_json(row["input"]),
         attachments=from_json(row["attachments"]),
         text=row["text"] or "",

@@ -38,7 +38,8 @@ class TurnBegun:
     """A turn before its worker hears of it.
 
     Without `session` it belongs to no conversation. `messages` is what the conversation's history will hold of the
-    question, `attachments` are ``{id, name, mime_type}``; `channel` is a channel's id, `source` the API.
+    question, `earlier` what it holds before that: what its caller says was said before its first turn. `attachments`
+    are ``{id, name, mime_type}``; `channel` is a channel's id, `source` the API.
     """
 
     id: str
@@ -50,6 +51,7 @@ class TurnBegun:
     source: str
     begun_at: float
     messages: list[dict[str, Any]] = field(default_factory=list)
+    earlier: list[dict[str, Any]] = field(default_factory=list)
     input: Any = None
     attachments: list[dict[str, Any]] = field(default_factory=list)
 
@@ -101,6 +103,7 @@ class TurnRow:
     detail: str
     ms: float | None
     messages: list[dict[str, Any]]
+    earlier: list[dict[str, Any]]
     input: Any
     attachments: list[dict[str, Any]]
     text: str

@@ -145,6 +145,17 @@ def cut_json(value: Any, limit: int) -> str:
     return to_json([*_fitting(shorter, limit), mark] if isinstance(shorter, list | tuple) else mark)
 
 
+def newest(items: Sequence[Item], most: int, limit: int) -> list[Item]:
+    """The last items, whole: as many as are at most so many, and at most `limit` bytes of JSON altogether."""
+    keep, left = 0, limit
+    for item in reversed(items):
+        left -= size(to_json(item)) + 1
+        if keep == most or left < 0:
+            break
+        keep += 1
+    return list(items[len(items) - keep :])
+
+
 def _shortened(value: Any, limit: int, depth: int = MOST_DEPTH) -> Any:
     if isinstance(value, str):
         return cut(clean(value), limit)

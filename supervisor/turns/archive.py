@@ -9,6 +9,7 @@ import structlog
 from supervisor.causes import Cause, Refusal
 from supervisor.store.errors import StoreError
 from supervisor.store.records import ConversationKey, TurnBegun, TurnEnded
+from supervisor.store.texts import newest
 from supervisor.turns.requests import Key
 from supervisor.turns.turn import Turn
 
@@ -33,8 +34,8 @@ class Archive(Protocol):
     async def load(self, key: Key) -> Conversation:
         """The conversation of a session, empty for a new one. Raises Refusal(STORE_UNAVAILABLE)."""
 
-    async def begin(self, turn: Turn, key: Key, channel: str) -> None:
-        """Record that a turn is to begin. Raises Refusal(STORE_UNAVAILABLE)."""
+    async def begin(self, turn: Turn, key: Key, channel: str, conversation: Conversation) -> None:
+        """Record that a turn of this conversation is to begin. Raises Refusal(STORE_UNAVAILABLE)."""
 
     async def end(self, turn: Turn) -> None:
         """Record how it ended, and the state its agent left. What cannot be kept now is kept later, or logged."""
@@ -59,20 +60,22 @@ class StoreArchive:
             raise Refusal(Cause.STORE_UNAVAILABLE, str(error)) from error
         return Conversation(list(stored.history), dict(stored.state))
 
-    async def begin(self, turn: Turn, key: Key, channel: str) -> None:
-        """Record that a turn is to begin. Raises Refusal(STORE_UNAVAILABLE)."""
+    async def begin(self, turn: Turn, key: Key, channel: str, conversation: Conversation) -> None:
+        """Record that a turn of this conversation is to begin. Raises Refusal(STORE_UNAVAILABLE)."""
         request = turn.request
+        single = key.session == turn.id
         kept = ("id", "name", "mime_type")
         record = TurnBegun(
             id=turn.id,
             graph=key.graph,
             user=key.user,
-            session=None if key.session == turn.id else key.session,
+            session=None if single else key.session,
             channel=channel,
             kind=request.kind,
             source=request.source,
             begun_at=turn.began_at,
             messages=request.messages,
+            earlier=[] if single else self._earlier(conversation, turn),
             input=request.input,
             attachments=[{name: file.get(name) for name in kept} for file in request.attachments],
         )
@@ -116,18 +119,17 @@ class StoreArchive:
         if not text and transcript.answers:
             text = orjson.dumps(transcript.value).decode()
         if turn.request.kind == "chat" and text:
-            history = conversation.history
-            history += [m for m in turn.request.messages if m.get("role") != "system"]
-            history.append({"role": "assistant", "content": text})
-            bound(history, self._most_messages, self._most_bytes)
+            before = conversation.history or self._earlier(conversation, turn)
+            said = [*before, *_lasting(turn.request.messages), {"role": "assistant", "content": text}]
+            conversation.history = newest(said, self._most_messages, self._most_bytes)
+
+    def _earlier(self, conversation: Conversation, turn: Turn) -> list[dict[str, Any]]:
+        """What the caller says was said before: that counts as long as the conversation has nothing of its own."""
+        if turn.request.kind != "chat" or conversation.history:
+            return []
+        return newest(_lasting(turn.request.history), self._most_messages, self._most_bytes)
 
 
-def bound(history: list[dict[str, Any]], messages: int, size: int) -> None:
-    """Drop the oldest messages until there are at most so many, of at most so many bytes of JSON. In place."""
-    left, keep = size, 0
-    for message in reversed(history[-messages:]):
-        left -= len(orjson.dumps(message))
-        if left < 0:
-            break
-        keep += 1
-    del history[: len(history) - keep]
+def _lasting(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without those that are said to the model for one turn only."""
+    return [message for message in messages if message.get("role") != "system"]

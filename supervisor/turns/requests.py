@@ -26,8 +26,8 @@ class TurnRequest:
     `messages` is the whole input of a chat (never empty), `input` that of an invoke. With a `session` the turn is one
     of that session's, without one a worker is started for this turn alone; `channel` names a channel that runs, whose
     session it then is. `history` is what the caller says was said before; it counts only while the session has no
-    history of its own. With `store` false nothing of the turn is kept. Without `linger` the worker is not kept for the
-    session's next turn, though the conversation is. `source` is the API it came by.
+    history of its own, and is what that begins with. With `store` false nothing of the turn is kept. Without `linger`
+    the worker is not kept for the session's next turn, though the conversation is. `source` is the API it came by.
     """
 
     kind: Kind

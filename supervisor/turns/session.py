@@ -102,8 +102,9 @@ class Session:
             finally:
                 self.current = None
                 self._home.ended(turn)
-            if not self.pending and not self.single and self._starting is not None:
-                await asyncio.wait({self._starting})  # of a turn that was not waited for; the next one may use it
+            if not self.pending and self._starting is not None:  # of a turn that nobody waits for any more
+                self._starting.cancel()
+                await asyncio.wait({self._starting})
         self._working = False
         if self.single or not linger:
             self._let_go(Cause.TURN_ENDED)
@@ -139,7 +140,9 @@ class Session:
         channel.announce("turn_begun", turn=turn.id)
         lost = await self._until_over(turn, channel)
         ending, last = turn.concluded or self._conclude(turn, channel, lost or channel.reason)
-        if turn.events or ending.completed:
+        if not request.store:
+            self._primed = None  # nothing of it is kept, also not what its worker remembers
+        elif turn.events or ending.completed:
             self._primed = channel
         if request.store:
             await self._archive.end(turn)
@@ -160,7 +163,8 @@ class Session:
             except Refusal as refusal:
                 if refusal.cause is not Cause.CHANNEL_UNKNOWN or self._pinned or last:
                     raise
-                channel = await self._ready(request)
+                channel = await self._claimed(request)
+                await channel.started()
             else:
                 break
         return channel
@@ -197,17 +201,22 @@ class Session:
         if self._conversation is None:
             self._conversation = Conversation() if self.single else await self._archive.load(self.key)
         if turn.request.store:
-            await self._archive.begin(turn, self.key, self.name)
+            await self._archive.begin(turn, self.key, self.name, self._conversation)
             turn.recorded = True
-        return await self._ready(turn.request), self._conversation
+        channel = await self._claimed(turn.request)
+        turn.admit()
+        await channel.started()
+        return channel, self._conversation
 
-    def _start(self, request: TurnRequest) -> None:
-        """Begin to start a worker. It is not undone by who asked for it: the session has it until it is idle."""
+    def _start(self, request: TurnRequest) -> asyncio.Task[Channel]:
+        """Begin to claim a channel. Once it is there, it is not undone by who asked for it: the session has it."""
         if self._pinned:
             raise Refusal(Cause.CHANNEL_UNKNOWN, f"channel {self.name!r} has ended")
         self.channel = None
-        self._starting = self._home.own(self._home.start(self.key, self.name, request), f"start of {self.name}")
-        self._starting.add_done_callback(self._started)
+        starting = self._home.own(self._home.claim(self.key, self.name, request), f"start of {self.name}")
+        starting.add_done_callback(self._started)
+        self._starting = starting
+        return starting
 
     def _started(self, starting: "asyncio.Task[Channel]") -> None:
         self._starting = None
@@ -215,14 +224,11 @@ class Session:
             self.channel = starting.result()
             self.channel.when_lost(self._on_lost)
 
-    async def _ready(self, request: TurnRequest) -> Channel:
-        if self._starting is not None:
-            return await asyncio.shield(self._starting)
-        if self.channel is None or self.channel.state not in LIVE:
-            self._start(request)
-            return await self._ready(request)
-        await self.channel.started()
-        return self.channel
+    async def _claimed(self, request: TurnRequest) -> Channel:
+        """A channel that has a slot; its worker is there, or on its way. Raises Refusal."""
+        if self._starting is None and self.channel is not None and self.channel.state in LIVE:
+            return self.channel
+        return await asyncio.shield(self._starting or self._start(request))
 
     async def _until_over(self, turn: Turn, channel: Channel) -> tuple[Cause, str] | None:
         """Until the worker ended the turn or is lost (why), or did not end it although it was told to."""
@@ -293,11 +299,6 @@ class Session:
     def _let_go(self, cause: Cause) -> None:
         self._rest(None)
         self._home.forget(self)
-        self._end(cause)
-        if self._starting is not None:
-            self._starting.add_done_callback(lambda _: self._end(cause))
-
-    def _end(self, cause: Cause) -> None:
         if self.channel is not None:
             self._home.stop(self.channel, cause)
 

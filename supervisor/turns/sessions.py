@@ -17,6 +17,7 @@ from supervisor.channels.table import LIVE, ChannelTable
 from supervisor.settings import Settings
 from supervisor.turns.archive import Archive
 from supervisor.turns.requests import UNNAMED, Key, TurnRequest
+from supervisor.turns.room import Room
 from supervisor.turns.session import Session
 from supervisor.turns.turn import Turn
 
@@ -26,8 +27,8 @@ T = TypeVar("T")
 
 FOREVER: Final = -1  # the lease of a session's channel: it is kept by turns, not by pings
 NAME_LENGTH: Final = 40
-MOST_EVICTIONS: Final = 4  # for one start
-EVICTION_SECONDS: Final = 5.0
+FULL: Final = frozenset({Cause.WORKERS_LIMIT, Cause.GRAPH_LIMIT})
+MOST_ATTEMPTS: Final = 4  # to make room for one start: others may be quicker
 GONE_SECONDS: Final = 10.0
 CANCEL_SECONDS: Final = 1.0
 
@@ -44,8 +45,8 @@ class Home(Protocol):
     def name_for(self, key: Key, *, single: bool) -> str:
         """The name of the session's channel."""
 
-    async def start(self, key: Key, name: str, request: TurnRequest) -> Channel:
-        """A channel that is ready. Raises Refusal."""
+    async def claim(self, key: Key, name: str, request: TurnRequest) -> Channel:
+        """A channel that has a slot. Raises Refusal."""
 
     def stop(self, channel: Channel, cause: Cause, *, kill: bool = False) -> None:
         """End a channel, without waiting for it."""
@@ -67,6 +68,7 @@ class Sessions:
         self.settings = settings
         self.archive = archive
         self._table = table
+        self._room = Room(table, self._evict)
         self._by_key: dict[Key, Session] = {}
         self._by_name: dict[str, Session] = {}  # by the name of the channel, there already or not
         self._resting: dict[Session, None] = {}  # the one that rests longest first
@@ -181,8 +183,8 @@ class Sessions:
         digest = hashlib.sha256(repr(key).encode("utf-8", "surrogatepass")).hexdigest()
         return f"{readable}-{digest[:16]}"
 
-    async def start(self, key: Key, name: str, request: TurnRequest) -> Channel:
-        """Start a session's channel; idle ones make room for it. Raises Refusal."""
+    async def claim(self, key: Key, name: str, request: TurnRequest) -> Channel:
+        """A channel for a session, whose worker starts; one that ends or is idle makes room. Raises Refusal."""
         wanted = StartRequest(
             channel_name=name,
             graph_name=key.graph,
@@ -194,17 +196,19 @@ class Sessions:
             on_demand=True,
         )
         await self._gone(name)
+        for _ in range(MOST_ATTEMPTS):
+            try:
+                return self._claim(key, wanted)
+            except Refusal as refusal:
+                graph = key.graph if refusal.cause is Cause.GRAPH_LIMIT else None
+                if refusal.cause not in FULL or not await self._room.make(graph):
+                    raise
+        return self._claim(key, wanted)
+
+    def _claim(self, key: Key, wanted: StartRequest) -> Channel:
         if (other := self._table.of_session(*key)) is not None:
             raise Refusal(Cause.CHANNEL_EXISTS, f"somebody has just started channel {other.name!r} for this session")
-        for _ in range(MOST_EVICTIONS):
-            try:
-                return await self._table.start(wanted)
-            except Refusal as refusal:
-                full = refusal.cause in (Cause.WORKERS_LIMIT, Cause.GRAPH_LIMIT)
-                graph = key.graph if refusal.cause is Cause.GRAPH_LIMIT else None
-                if not full or not await self._make_room(graph):
-                    raise
-        return await self._table.start(wanted)
+        return self._table.claim(wanted)
 
     async def _gone(self, name: str) -> None:
         """Wait until the session's last worker is gone: a session has one at most."""
@@ -216,23 +220,16 @@ class Sessions:
             except TimeoutError:
                 raise Refusal(Cause.STOP_FAILED, f"channel {name!r} does not end") from None
 
-    async def _make_room(self, graph: str | None) -> bool:
-        """Evict the session that rests longest (of a graph); whether there was one."""
+    def _evict(self, graph: str | None) -> Channel | None:
+        """End the channel of the session that rests longest (of a graph), if there is one."""
         resting = (session for session in self._resting if session.evictable and graph in (None, session.key.graph))
         session = next(resting, None)
-        channel = None if session is None else session.evict()
-        if channel is None:
-            return False
-        try:
-            async with asyncio.timeout(EVICTION_SECONDS):
-                await channel.gone()
-        except (TimeoutError, Refusal):  # it does not end: a matter of its own
-            return False
-        return True
+        return None if session is None else session.evict()
 
     def stop(self, channel: Channel, cause: Cause, *, kill: bool = False) -> None:
         """End a channel, without waiting for it."""
         if not self._closing:  # else the table does
+            self._room.leaves(channel)
             self.own(self._stop(channel, cause, kill=kill), f"stop of {channel.name}")
 
     async def _stop(self, channel: Channel, cause: Cause, *, kill: bool) -> None:
@@ -240,6 +237,8 @@ class Sessions:
             await self._table.stop_this(channel, cause=cause, kill=kill)
         except Refusal as refusal:
             log.warning("session.stop_failed", channel=channel.name, cause=refusal.cause, detail=refusal.detail)
+        finally:
+            self._room.left(channel)
 
     def rests(self, session: Session, *, idle: bool) -> None:
         """The session has nothing to do, or has again."""

@@ -6,10 +6,15 @@ import orjson
 
 Event = dict[str, Any]
 
+MODEL: Final = "model"
 MAX_CHARACTERS: Final = 2 * 1024 * 1024  # of the answer, and of the thoughts
 MAX_LISTED: Final = 4096  # tool calls, and sources
 MAX_BYTES: Final = 4 * 1024 * 1024  # of JSON: tool calls with their results, and sources
 BLOCK: Final = 512  # pieces that are kept apart
+MOST_COUNTS: Final = 32  # in a usage, its model among them
+MAX_COUNT: Final = 2**53  # what every reader of JSON knows exactly
+MAX_NAME: Final = 64  # characters of a count's name
+MAX_MODEL: Final = 200  # characters
 INCOMPLETE: Final = "incomplete"  # in a turn's value: why the text is not all that there would be
 
 
@@ -146,12 +151,17 @@ class Transcript:
 
 
 def added(usage: Event | None, more: Event) -> Event:
-    """What was used so far and what was used since: counts are added, of anything else the newest counts."""
-    if usage is None:
-        return more
-    counts = {name: value for name, value in usage.items() if type(value) is int}
-    return usage | more | {name: count + _count(more.get(name)) for name, count in counts.items()}
+    """What was used so far, and what was used since: counts are added, of models the last one is told.
 
-
-def _count(value: Any) -> int:
-    return value if type(value) is int else 0
+    Counts are integers from 0 on; a worker may say anything else as well, which is left out.
+    """
+    total = {} if usage is None else dict(usage)
+    for name, value in more.items():
+        if len(name) > MAX_NAME or (name not in total and len(total) >= MOST_COUNTS):
+            continue
+        if name == MODEL:
+            if isinstance(value, str):
+                total[name] = value[:MAX_MODEL]
+        elif type(value) is int and value >= 0:
+            total[name] = min(total.get(name, 0) + value, MAX_COUNT)
+    return total

@@ -75,6 +75,7 @@ class Turn:
         self.wish: tuple[Cause, str] | None = None  # why somebody wants it to end
         self.said: Event | None = None  # the worker's last event of it
         self.recorded = False  # its beginning is in the store
+        self.is_called = False  # no earlier turn of the session is before it
         self.events = 0
         self.closing = False  # the session waits for the reader to take the rest
         self.began_at = time.time()
@@ -90,15 +91,18 @@ class Turn:
         self.over = False  # the reader has got the last event
         self._waiting: asyncio.Future[None] | None = None
         loop = asyncio.get_running_loop()
-        self._called: asyncio.Future[None] = loop.create_future()
+        self._admitted: asyncio.Future[None] = loop.create_future()
         self._started: asyncio.Future[None] = loop.create_future()
         self._done: asyncio.Future[None] = loop.create_future()
 
     # ------------------------------------------------------------------ for the reader
 
-    async def called(self) -> None:
-        """Wait until no earlier turn of the session is before it. Raises Refusal when that does not come to be."""
-        await asyncio.shield(self._called)
+    async def admitted(self) -> None:
+        """Wait until nothing of ours is in its way: it is its turn, it is on record, and its channel has a slot.
+
+        Raises Refusal when that does not come to be. How long its worker then takes to start is not waited for.
+        """
+        await asyncio.shield(self._admitted)
 
     async def started(self) -> None:
         """Wait until the worker was asked. Raises Refusal when that cannot be."""
@@ -176,11 +180,6 @@ class Turn:
         return self.ending is not None
 
     @property
-    def is_called(self) -> bool:
-        """Whether it is its turn, or was."""
-        return self._called.done()
-
-    @property
     def held_up(self) -> bool:
         """Whether the reader is what the worker waits for."""
         return bool(self._items) or self._taken
@@ -197,8 +196,12 @@ class Turn:
 
     def call(self) -> None:
         """It is its turn now."""
-        if not self._called.done():
-            self._called.set_result(None)
+        self.is_called = True
+
+    def admit(self) -> None:
+        """It is on record and has a channel, whose worker may not be ready yet."""
+        if not self._admitted.done():
+            self._admitted.set_result(None)
 
     def start(self, channel: Channel) -> None:
         """The worker is asked now."""
@@ -211,7 +214,7 @@ class Turn:
         self.ending = self.verdict = ending = TurnEnding(refusal.cause, refusal.detail, ms=self.ms)
         event = ending.as_event(self.id)
         self._last = Item(event, b"event: error\ndata: %b\n\n" % orjson.dumps(event))  # should a stream have begun
-        for waited_for in (self._called, self._started):
+        for waited_for in (self._admitted, self._started):
             if not waited_for.done():
                 waited_for.set_exception(refusal)
                 waited_for.exception()  # nobody may be waiting

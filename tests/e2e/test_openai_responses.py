@@ -106,7 +106,7 @@ async def test_refusals_have_openai_shape(server: Agentd, stream: Any) -> None:
         ({"input": "a", "temperature": "x"}, 400, "temperature", "invalid_type"),
         ({"input": "a", "previous_response_id": "r"}, 400, "previous_response_id", "previous_response_not_found"),
         ({"input": "a", "background": True, "store": False}, 400, "background", "invalid_value"),
-        ({"input": "a", "session_id": "channel:x"}, 400, None, "body_invalid"),
+        ({"input": "a", "session_id": "channel:x"}, 400, "session_id", "invalid_value"),
     ]:
         answer = await server.request("POST", PATH, json={**body, **stream})
         error = answer["error"]

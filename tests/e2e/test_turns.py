@@ -191,7 +191,9 @@ async def test_state_and_history_outlive_the_server(server: Agentd) -> None:
 async def test_history_that_the_client_brings_counts_for_a_new_session_only(server: Agentd) -> None:
     brought = {"history": [{"role": "user", "content": "before"}]}
     assert (await ask(server, ["history", None], session="s", **brought))["text"] == "user: before"
-    assert "before" not in (await ask(server, ["history", None], session="s", **brought))["text"].split("|")[0]
+    brought = {"history": [{"role": "user", "content": "something else"}]}
+    answer = await ask(server, ["history", None], session="s", **brought)
+    assert answer["text"] == "user: before | user: ? | assistant: user: before"
 
 
 async def test_turns_of_one_session_come_one_after_the_other(server: Agentd) -> None:
@@ -224,6 +226,18 @@ async def test_retry_after_is_told(agentd: Agentd) -> None:
             assert response.status == 429
             assert int(response.headers["Retry-After"]) > 0
             assert (await response.json())["error"]["cause"] == "workers_limit"
+
+
+async def test_numbers_that_only_json_has_are_no_error(server: Agentd) -> None:
+    options = {"seed": 2**70, "least": -(2**63), "most": 2**64 - 1, "no": [True, None, 1.5, "é"]}
+    for padding in (0, 100_000):  # by the pipe, by a file
+        answer = await ask(server, ["request", None], session="s", options={**options, "padding": "x" * padding})
+        assert answer["status"] == 200, answer
+        told = answer["structured"]["value"]["options"]
+        assert told == {**options, "seed": float(2**70), "padding": "x" * padding}
+        assert [type(told[name]) for name in ("seed", "least", "most")] == [float, int, int]
+    answer = await ask(server, ["say", "x"], session="s", history=[{"role": "user", "content": "?", "number": 2**70}])
+    assert answer["status"] == 200, answer
 
 
 async def test_an_idle_session_makes_room(agentd: Agentd) -> None:

@@ -189,6 +189,50 @@ async def test_a_first_turn_that_is_cancelled_at_once_costs_the_agent_no_memory(
     assert (await ask(server, ["recall", "name"], session="s"))["text"] == "Ada"
 
 
+async def next_worker(server: Agentd) -> None:
+    """End the only worker there is."""
+    [channel] = (await server.get("/channels"))["channels"]
+    await server.request("DELETE", f"/channels/{channel['name']}")
+    await server.gone(channel["name"])
+
+
+async def test_nothing_of_a_turn_that_is_not_stored_is_remembered(server: Agentd) -> None:
+    await ask(server, ["remember", {"name": "Ada"}], session="s")
+    for _ in range(2):
+        answer = await ask(server, ["recall", "secret"], ["remember", {"secret": 1}], session="s", store=False)
+        assert answer["text"] == "Noneremembered"
+    answer = await ask(server, ["recall", "secret"], ["remember", {"more": 1}], session="s")
+    assert answer["text"] == "Noneremembered"
+    for _ in range(2):
+        answer = await ask(server, ["recall", "name"], ["recall", "secret"], ["recall", "more"], session="s")
+        assert answer["text"] == "AdaNone1"
+        await next_worker(server)
+        assert (await ask(server, ["say", "x"], session="s"))["status"] == 200
+
+
+async def test_the_history_a_session_begins_with_stays(server: Agentd) -> None:
+    earlier = [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "I am Ada", "number": 2**70},
+        {"role": "assistant", "content": "Hi"},
+    ]
+    told = "user: I am Ada | assistant: Hi"
+    first = await ask(server, ["history", None], session="s", history=earlier, store=False)
+    assert first["text"] == f"system: be brief | {told}"
+    assert (await ask(server, ["raise", "oh"], session="s", history=earlier))["status"] == 500
+    assert (await ask(server, ["say", "one"], session="s", history=earlier))["status"] == 200
+    told += " | user: ? | assistant: one"
+    again = [*earlier, {"role": "user", "content": "something else"}]
+    for _ in range(2):
+        assert (await ask(server, ["history", None], session="s", history=again, store=False))["text"] == told
+        await next_worker(server)
+    await server.stop()
+    server.events.clear()
+    await server.start()
+    assert (await ask(server, ["history", None], session="s", store=False))["text"] == told
+    assert faults(server) == []
+
+
 async def test_history_is_the_same_for_the_worker_that_lives_and_for_a_new_one(server: Agentd) -> None:
     await ask(server, ["say", "one"], session="s")
     await ask(server, ["say", "two"], ["raise", "oh"], session="s")

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import resource
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -226,6 +227,17 @@ async def test_turns_that_were_refused_take_no_room(agentd: Agentd) -> None:
         assert (await ask(agentd, ["say", "x"], session=f"o{number}"))["status"] == 503
     details = (await agentd.get("/health?details=1"))["data"]
     assert details["store"]["waiting"] < 45, "each has a worker, which is in the ledger, and nothing besides"
+
+
+async def test_a_stream_has_no_head_before_its_turn_is_on_record(agentd: Agentd) -> None:
+    """With a store that takes no writes for longer than the head of a stream waits for a worker."""
+    await agentd.start(graphs=[TALKER], AGENTD_DEFAULT_GRAPH="talker")
+    asked = [("/process", [{"role": "user", "content": "?"}]), ("/v1/responses", "?")]
+    with contextlib.closing(sqlite3.connect(agentd.state_dir / "store.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        answers = await asyncio.gather(*(agentd.post(path, {"input": value, "stream": True}) for path, value in asked))
+        other.execute("ROLLBACK")
+    assert [answer["status"] for answer in answers] == [503, 503], answers
 
 
 # ---------------------------------------------------------------------- PostgreSQL

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from supervisor.http.bodies import parse_object
-from supervisor.http.dialects.agentscope_request import InterruptBody, ProcessBody, TaskBody, turn_request
+from supervisor.http.dialects.agentscope_request import InterruptBody, ProcessBody, TaskBody, said_of, turn_request
 from supervisor.http.faults import BodyRefusal, checked
 from supervisor.turns.requests import TurnRequest
 
@@ -13,7 +13,8 @@ Message = dict[str, Any]
 
 
 def asked(body: dict[str, Any], graph: str = "friday") -> TurnRequest:
-    request = turn_request(checked(ProcessBody, body), graph, "made-up")
+    asked = checked(ProcessBody, body)
+    request = turn_request(asked, said_of(asked), graph, "made-up")
     request.check()
     return request
 
@@ -95,8 +96,8 @@ INPUTS: dict[str, tuple[Any, list[Message], list[Message]]] = {
             output("c2", "function_call_output", {"a": 1}),
             user("c"),
         ],
-        [called("c1"), answered("c1"), called("c2"), answered("c2", '{"a":1}')],
-        [said("user", "c")],
+        [called("c1"), answered("c1"), called("c2")],
+        [answered("c2", '{"a":1}'), said("user", "c")],
     ),
     "calls as OpenAI's clients have them": (
         [
@@ -105,8 +106,8 @@ INPUTS: dict[str, tuple[Any, list[Message], list[Message]]] = {
             {"type": "function_call_output", "call_id": "c1", "output": "42"},
             user("b"),
         ],
-        [said("user", "a"), called("c1"), answered("c1")],
-        [said("user", "b")],
+        [said("user", "a"), called("c1")],
+        [answered("c1"), said("user", "b")],
     ),
     "results at the end": (
         [user("a"), call("c1"), output("c1")],
@@ -284,6 +285,13 @@ FAULTS: list[tuple[dict[str, Any], tuple[int | str, ...], str]] = [
     ({"input": "a", "temperature": "hot"}, ("temperature",), "float_type"),
     ({"input": "a", "max_tokens": 1.5}, ("max_tokens",), "int_type"),
     ({"input": "a", "stop": [1]}, ("stop",), "value_error"),
+    ({"input": "a", "stop": ["x"] * 17}, ("stop",), "value_error"),
+    ({"input": "a", "stop": 1}, ("stop",), "value_error"),
+    ({"input": "a", "tools": [{}] * 129}, ("tools",), "too_long"),
+    ({"input": "a", "tools": [0] * 100_000}, ("tools",), "too_long"),
+    ({"input": [7] * 4096}, ("input", 0), "object_type"),
+    ({"input": [user(*[{}] * 16_384)]}, ("input", 0, "content", 0, "type"), "missing"),
+    ({"input": "a", **{str(n): 0 for n in range(1024)}}, (), "too_long"),
     ({"input": "a", "tools": {}}, ("tools",), "list_type"),
     ({"input": "a", "model": 7}, ("model",), "string_type"),
 ]
@@ -295,14 +303,14 @@ def test_what_is_refused(body: dict[str, Any], place: tuple[int | str, ...], kin
         asked(body)
     [fault] = raised.value.faults
     assert (fault.place, fault.kind) == (place, kind)
-    assert fault.name in fault.text
+    assert (fault.name or "the body") in fault.text
 
 
 @pytest.mark.parametrize("seconds", [0.5, 1, 86400, None])
 def test_the_time_of_a_task(seconds: float | None) -> None:
     body = checked(TaskBody, {"input": "a", "timeout": seconds})
     assert body.timeout == seconds
-    assert turn_request(body, "friday", "s").context == {}
+    assert turn_request(body, said_of(body), "friday", "s").context == {}
 
 
 @pytest.mark.parametrize("seconds", [0, -1, "10", True, [], 86401, 1e300])

@@ -133,7 +133,7 @@ def test_what_is_known_besides_the_parts() -> None:
     first = {"type": "usage", "input_tokens": 1}
     second = {"type": "usage", "input_tokens": 2, "cached": 3, "model": "m"}
     told(first, text("a"), second, FINAL, answer=answer)
-    assert answer.usage == {"type": "usage", "input_tokens": 3, "cached": 3, "model": "m"}
+    assert answer.usage == {"input_tokens": 3, "cached": 3, "model": "m"}
     assert (answer.cut, answer.incomplete) == (False, "")
 
 

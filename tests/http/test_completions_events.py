@@ -151,7 +151,10 @@ async def test_a_whole_answer(events: Any, deltas: Any, message: Any, reason: st
             [{"type": "usage", "input_tokens": 1, "output_tokens": 2, "total_tokens": 3}] * 2,
             {"prompt_tokens": 2, "completion_tokens": 4, "total_tokens": 6},
         ),
-        ([{**USAGE, "reasoning_tokens": "odd"}], {**COUNTS, "completion_tokens_details": {"reasoning_tokens": 0}}),
+        (  # no count
+            [{**USAGE, "reasoning_tokens": "odd"}],
+            {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5},
+        ),
         (
             [{"type": "usage", "input_tokens": 1, "output_tokens": 0, "total_tokens": 1, "cached_tokens": 1}],
             {

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from supervisor.http.dialects.completions_request import read_body
+from supervisor.http.dialects.completions_request import check_body
 from supervisor.http.dialects.openai_errors import error
 from supervisor.http.faults import BodyRefusal
 from supervisor.turns.requests import TurnRequest
@@ -18,7 +18,8 @@ TOOL = {"type": "function", "function": {"name": "add", "parameters": {"properti
 
 
 def turn(*messages: Any, graph: str = "friday", **more: Any) -> TurnRequest:
-    return read_body({"model": "any", "messages": list(messages), **more}).turn_request(graph)
+    body = check_body({"model": "any", "messages": list(messages), **more})
+    return body.turn_request(body.said(), graph)
 
 
 def text(value: str) -> dict[str, str]:
@@ -35,7 +36,7 @@ def text(value: str) -> dict[str, str]:
         ([SAID], [], [SAID]),
         ([ASK, CALLED, OUTPUT], [ASK, CALLED], [OUTPUT]),
         ([ASK, CALLED, OUTPUT, OUTPUT], [ASK, CALLED], [OUTPUT, OUTPUT]),
-        ([ASK, CALLED, OUTPUT, ASK], [ASK, CALLED, OUTPUT], [ASK]),
+        ([ASK, CALLED, OUTPUT, ASK], [ASK, CALLED], [OUTPUT, ASK]),
         ([ASK, CALLED, OUTPUT, SAID], [], [ASK, CALLED, OUTPUT, SAID]),
         ([OUTPUT], [], [OUTPUT]),
     ],
@@ -135,7 +136,8 @@ def test_the_model_is_an_option_when_it_names_no_graph(more: Any, options: Any) 
         ({"session_id": "s"}, ("s", "s"), True),
         ({"session_id": "s", "user": "u"}, ("u", "s"), True),
         ({"session_id": "s", "user": "u", "user_id": "v"}, ("v", "s"), True),
-        ({"session_id": "s", "user_id": ""}, ("", "s"), True),
+        ({"session_id": "s", "user_id": "", "user": ""}, ("s", "s"), True),
+        ({"session_id": "s", "user_id": "", "user": "u"}, ("u", "s"), True),
         ({"session_id": "s", "store": False}, ("s", "s"), False),
         ({"session_id": None, "user_id": None, "store": None}, ("", None), False),
     ],
@@ -199,7 +201,13 @@ def test_what_does_not_matter_is_ignored() -> None:
         ({"messages": [ASK], "stream": "yes"}, "stream", "invalid_type"),
         ({"messages": [ASK], "stream_options": {"include_usage": 1}}, "stream_options.include_usage", "invalid_type"),
         ({"messages": [ASK], "session_id": 5}, "session_id", "invalid_type"),
+        ({"messages": [ASK], "session_id": ""}, "session_id", "invalid_value"),
+        ({"messages": [ASK], "session_id": "channel:1"}, "session_id", "invalid_value"),
+        ({"messages": [ASK], "session_id": "s\0"}, "session_id", "invalid_value"),
+        ({"messages": [ASK], "session_id": "s" * 1025}, "session_id", "invalid_value"),
         ({"messages": [ASK], "user_id": ["u"]}, "user_id", "invalid_type"),
+        ({"messages": [ASK], "user_id": "u\0"}, "user_id", "invalid_value"),
+        ({"messages": [ASK], "user": "u" * 1025}, "user", "invalid_value"),
         ({"messages": [ASK], "temperature": "hot"}, "temperature", "invalid_type"),
         ({"messages": [ASK], "temperature": True}, "temperature", "invalid_type"),
         ({"messages": [ASK], "temperature": 2.5}, "temperature", "invalid_value"),
@@ -232,7 +240,7 @@ def test_what_does_not_matter_is_ignored() -> None:
 )
 def test_what_is_refused(body: Any, param: str, code: str) -> None:
     with pytest.raises(BodyRefusal) as caught:
-        read_body(body)
+        check_body(body)
     status, told = error(caught.value)
     assert (status, told["error"]["param"], told["error"]["code"]) == (400, param, code), told
     assert told["error"]["type"] == "invalid_request_error"

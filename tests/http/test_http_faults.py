@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from supervisor.http.faults import MOST_MESSAGES, MOST_PARTS, BodyRefusal, checked, place_name
+from supervisor.http.faults import MOST_FIELDS, MOST_MESSAGES, MOST_PARTS, BodyRefusal, checked, place_name
 
 
 class Inner(BaseModel):
@@ -24,7 +24,7 @@ class Body(BaseModel):
 
 def refused(body: dict[str, Any]) -> BodyRefusal:
     with pytest.raises(BodyRefusal) as raised:
-        checked(Body, body, messages=("messages",))
+        checked(Body, body, messages=("messages",), entries={"inner": 9})
     return raised.value
 
 
@@ -77,3 +77,14 @@ def test_too_many_messages_and_parts() -> None:
     refusal = refused({"name": "", "messages": [{"a": [1] * MOST_PARTS}, {"b": [1]}]})
     assert refusal.detail == "messages has messages with 16385 parts; at most 16384 are allowed"
     assert [(fault.place, fault.kind) for fault in refusal.faults] == [(("messages",), "too_long")]
+
+
+def test_too_many_fields_and_entries() -> None:
+    refusal = refused({str(n): 0 for n in range(MOST_FIELDS + 1)})
+    assert (refusal.detail, refusal.faults[0].place) == ("the body has 1025 fields; at most 1024 are allowed", ())
+    refusal = refused({"name": "", "inner": [{}] * 10})
+    assert refusal.detail == "inner has 10 entries; at most 9 are allowed"
+
+
+def test_a_long_key_is_not_repeated() -> None:
+    assert refused({"name": "", "x" * 1000: 1}).faults[0].name == "x" * 64

@@ -17,6 +17,7 @@ class Sessions:
     def begin(self, request: TurnRequest) -> Turn:
         turn = Turn("turn-1", request, lambda: None)
         turn.call()
+        turn.admit()
         return turn
 
 

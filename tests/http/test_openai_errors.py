@@ -1,10 +1,13 @@
 """Refusals in OpenAI's shape: statuses, types, parameters and codes."""
 
+import json
+
 import pytest
 
 from supervisor.causes import Cause, Refusal
 from supervisor.http.dialects.openai_errors import ParameterRefusal, error
 from supervisor.http.faults import MISSING, BodyRefusal, Fault
+from supervisor.http.replies import refused
 
 
 @pytest.mark.parametrize(
@@ -85,3 +88,25 @@ def test_a_parameter_with_a_code_of_its_own() -> None:
 
 def test_long_messages_are_shortened() -> None:
     assert len(error(Refusal(Cause.AGENT_ERROR, "x" * 5000))[1]["error"]["message"]) == 1000
+
+
+@pytest.mark.parametrize(
+    ("path", "shape"),
+    [
+        ("/v1", {"error"}),
+        ("/v1/", {"error"}),
+        ("/v1/models", {"error"}),
+        ("/compatible-mode", {"error"}),
+        ("/compatible-mode/v1/responses", {"error"}),
+        ("/process", {"error", "detail"}),
+        ("/process/task", {"error", "detail"}),
+        ("/v10", {"code", "msg", "data", "detail"}),
+        ("/processes", {"code", "msg", "data", "detail"}),
+        ("/process-list", {"code", "msg", "data", "detail"}),
+        ("/v1x/models", {"code", "msg", "data", "detail"}),
+    ],
+)
+def test_whose_shape_a_refusal_has_goes_by_whole_segments(path: str, shape: set[str]) -> None:
+    response = refused(Refusal(Cause.NOT_FOUND, "nothing is there"), path, strict=True)
+    assert isinstance(response.body, bytes)
+    assert json.loads(response.body).keys() == shape

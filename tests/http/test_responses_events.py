@@ -12,8 +12,7 @@ from openai.types.responses import Response, ResponseStreamEvent
 from supervisor.causes import EXPLANATIONS, Cause
 from supervisor.http.dialects.answer import MOST_PARTS
 from supervisor.http.dialects.responses import Responses, as_lost, doubled
-from supervisor.http.dialects.responses_request import ResponsesBody, turn_request
-from supervisor.http.faults import checked
+from supervisor.http.dialects.responses_request import check_body, turn_request
 from supervisor.turns.transcript import MAX_CHARACTERS
 from supervisor.turns.turn import Item
 
@@ -52,8 +51,8 @@ def error(cause: str = "agent_error", message: str = "no such room") -> Event:
 
 
 def translator(body: Event | None = None, graph: str = "friday") -> Responses:
-    asked = checked(ResponsesBody, {"input": "Who are you?", "model": "any_name", **(body or {})})
-    request = turn_request(asked, graph, named=None, origin=None)
+    asked, said, _ = check_body({"input": "Who are you?", "model": "any_name", **(body or {})})
+    request = turn_request(asked, said, graph, named=None, origin=None)
     return Responses(asked, request, id=ID, created_at=CREATED)
 
 

@@ -9,7 +9,13 @@ from openai.types.responses import ResponseItem
 
 from supervisor.http.dialects.openai_errors import ParameterRefusal, error
 from supervisor.http.dialects.responses_input import IGNORED, SKIPPED
-from supervisor.http.dialects.responses_request import Origin, ResponsesBody, input_items, turn_request
+from supervisor.http.dialects.responses_request import (
+    Origin,
+    ResponsesBody,
+    check_body,
+    input_items,
+    turn_request,
+)
 from supervisor.http.faults import BodyRefusal, checked
 from supervisor.turns.requests import TurnRequest
 
@@ -21,7 +27,9 @@ FUNCTION = {"type": "function", "name": "lookup", "description": "d", "parameter
 
 
 def request(origin: Origin | None = None, named: str | None = None, **body: Any) -> TurnRequest:
-    return turn_request(checked(ResponsesBody, {"input": "hi", **body}), "friday", named=named, origin=origin)
+    asked, said, items = check_body({"input": "hi", **body})
+    assert items == (input_items(asked) if asked.store else [])
+    return turn_request(asked, said, "friday", named=named, origin=origin)
 
 
 def user(content: Any) -> Json:
@@ -126,7 +134,7 @@ def test_inputs(given: Any, history: list[Json], messages: list[Json]) -> None:
 
 @pytest.mark.parametrize("origin", [ORIGIN, None])
 def test_what_continues_a_conversation_is_all_new(origin: Origin | None) -> None:
-    more = {} if origin else {"conversation": "c"}
+    more = {"previous_response_id": "r"} if origin else {"conversation": "c"}
     for given, messages in [
         ([user("a"), user("b")], [user("a"), user("b")]),
         ([output(), user("b")], [tool(), user("b")]),
@@ -177,6 +185,8 @@ def test_instructions(body: Json, told: str | None) -> None:
         ({"conversation": "c", "session_id": "s"}, None, ("friday", "s", "s"), True),
         ({"session_id": "s", "user": "u"}, None, ("friday", "u", "s"), True),
         ({"session_id": "s", "user": "u", "user_id": "v"}, None, ("friday", "v", "s"), True),
+        ({"session_id": "s", "user": "u", "user_id": ""}, None, ("friday", "u", "s"), True),
+        ({"session_id": "s", "user": "", "user_id": ""}, None, ("friday", "s", "s"), True),
         ({"previous_response_id": "r"}, ORIGIN, ("friday", "ada", "s1"), True),
         ({"previous_response_id": "r", "session_id": "s", "user_id": "u"}, ORIGIN, ("friday", "ada", "s1"), True),
     ],
@@ -321,6 +331,17 @@ def test_null_is_as_good_as_nothing() -> None:
         ({"conversation": ""}, "conversation", "invalid_value", "at least 1"),
         ({"session_id": ""}, "session_id", "invalid_value", "at least 1"),
         ({"session_id": 5}, "session_id", "invalid_type", "string"),
+        ({"session_id": "a\0b"}, "session_id", "invalid_value", "NUL"),
+        ({"session_id": "x" * 1025}, "session_id", "invalid_value", "1025 bytes"),
+        ({"session_id": "\x01" * 171}, "session_id", "invalid_value", "1026 bytes of JSON"),
+        ({"session_id": "channel:1"}, "session_id", "invalid_value", "'channel:'"),
+        ({"conversation": "channel:1"}, "conversation", "invalid_value", "'channel:'"),
+        ({"conversation": {"id": "a\0b"}}, "conversation", "invalid_value", "NUL"),
+        ({"user": "u\0"}, "user", "invalid_value", "NUL"),
+        ({"user_id": "u" * 1025}, "user_id", "invalid_value", "1025 bytes"),
+        ({"previous_response_id": "r\0"}, "previous_response_id", "invalid_value", "NUL"),
+        ({"model": "m" * 257}, "model", "invalid_value", "256"),
+        ({"prompt_cache_key": "k" * 257}, "prompt_cache_key", "invalid_value", "256"),
         ({"user_id": {}}, "user_id", "invalid_type", "string"),
         (
             {"conversation": "c", "previous_response_id": "r"},
@@ -332,6 +353,15 @@ def test_null_is_as_good_as_nothing() -> None:
         ({"store": "no"}, "store", "invalid_type", "'no'"),
         ({"metadata": {"a": 1}}, "metadata.a", "invalid_type", "string"),
         ({"metadata": []}, "metadata", "invalid_type", "dictionary"),
+        ({"metadata": {str(n): "" for n in range(17)}}, "metadata", "invalid_value", "17 pairs; at most 16"),
+        ({"metadata": {"a": "x" * 513}}, "metadata.a", "invalid_value", "512"),
+        ({"metadata": {"k" * 65: ""}}, f"metadata.{'k' * 64}.[key]", "invalid_value", "64"),
+        (
+            {"tool_choice": {"type": "allowed_tools", "tools": [{}] * 129}},
+            "tool_choice.tools",
+            "invalid_value",
+            "128",
+        ),
         ({"temperature": "hot"}, "temperature", "invalid_type", "'hot'"),
         ({"temperature": True}, "temperature", "invalid_type", "number"),
         ({"temperature": 3}, "temperature", "invalid_value", "2"),

@@ -91,6 +91,71 @@ async def test_conversations_are_told_apart_by_graph_user_and_session(store: Sto
         assert (conversation.state, conversation.turns) == ({"n": number}, 1)
 
 
+def said(count: int, size: int = 1) -> list[dict[str, object]]:
+    """Messages of an earlier conversation, each with a number and so many more bytes."""
+    return [
+        {"role": "assistant" if n % 2 else "user", "content": f"{n}".ljust(size, "."), "n": n} for n in range(count)
+    ]
+
+
+async def test_what_was_said_before_the_first_turn_comes_first(store: Store) -> None:
+    earlier = [*said(2), {"role": "user", "content": "\ud800", "big": 2**70}]
+    record = begun(earlier=earlier)
+    await store.begin_turn(record)
+    assert (await store.load(KEY)).history == []
+    await store.end_turn(ended(record.id))
+    await say(store, "and?", "so")
+    row = await store.turn(record.id)
+    assert row is not None
+    assert (row.messages, len(row.earlier)) == (record.messages, 3)
+    assert [row.earlier for row in await store.conversation(KEY)] == [[], row.earlier]
+    history = (await store.load(KEY)).history
+    assert history[:2] == earlier[:2]
+    assert history[2] == {"role": "user", "content": "\N{REPLACEMENT CHARACTER}", "big": 2**70}
+    assert [message["content"] for message in history[3:]] == ["hello", "hi", "and?", "so"]
+
+
+@pytest.mark.parametrize("failed", [True, False])
+async def test_what_was_said_before_a_turn_without_an_answer_is_forgotten(store: Store, failed: bool) -> None:
+    record = begun(earlier=said(2))
+    await store.begin_turn(record)
+    await store.end_turn(ended(record.id, "" if failed else "hi", cause="agent_error"))
+    assert bool((await store.load(KEY)).history) is not failed
+
+
+async def test_of_what_was_said_before_the_newest_is_kept(make: MakeStore, url: str) -> None:
+    store = await make(url, history_messages=6, history_bytes=1000)
+    record = begun(earlier=said(8, 50))
+    await store.begin_turn(record)
+    await store.end_turn(ended(record.id))
+
+    async def numbers() -> list[object]:
+        return [message.get("n") for message in (await store.load(KEY)).history]
+
+    assert await numbers() == [4, 5, 6, 7, None, None]
+    await say(store, "a", "b")
+    assert await numbers() == [6, 7, None, None, None, None], "of as many messages as are allowed"
+    await say(store, "x" * 400, "y" * 400)
+    assert (await numbers())[0] is None, "of as many bytes as are allowed"
+
+
+async def test_the_question_has_room_before_what_was_said_earlier(store: Store) -> None:
+    long = "x" * (QUESTION_BYTES // 2)
+    record = begun(text=long, earlier=said(100, 10_000))
+    await store.begin_turn(record)
+    await store.end_turn(ended(record.id))
+    row = await store.turn(record.id)
+    assert row is not None
+    assert row.messages == record.messages
+    assert row.earlier == record.earlier[-len(row.earlier) :]
+    assert QUESTION_BYTES // 2 - 20_000 < size(to_json(row.earlier)) < QUESTION_BYTES // 2
+    record = begun(messages=[{"role": "user", "content": "x" * 1000}] * 2000, earlier=said(1))
+    await store.begin_turn(record)
+    row = await store.turn(record.id)
+    assert row is not None
+    assert (row.earlier, row.messages[0]) == ([], record.messages[0])
+
+
 async def test_a_turn_without_a_session_belongs_to_no_conversation(store: Store) -> None:
     record = begun(None)
     await store.begin_turn(record)

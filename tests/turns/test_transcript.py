@@ -109,7 +109,17 @@ def test_a_value_that_only_says_why_the_text_is_cut_is_no_answer(value: Any, ans
 def test_usages_add_up() -> None:
     first = {"type": "usage", "input_tokens": 2, "output_tokens": 1, "model": "small"}
     second = {"type": "usage", "input_tokens": 3, "cached_tokens": 4, "model": "large"}
-    odd = {"type": "usage", "input_tokens": "many", "output_tokens": True}
+    odd = {"type": "usage", "input_tokens": "many", "output_tokens": True, "cost": 0.5, "more": {}, "left": -1}
     transcript = after(first, second)
     assert transcript.usage == {"input_tokens": 5, "output_tokens": 1, "cached_tokens": 4, "model": "large"}
     assert after(first, odd).usage == {"input_tokens": 2, "output_tokens": 1, "model": "small"}
+
+
+def test_a_usage_is_bounded() -> None:
+    counts = {f"count_{n}": 1 for n in range(100)}
+    many = after({"type": "usage", **counts}, {"type": "usage", "late": 1, **counts}).usage
+    assert many == {f"count_{n}": 2 for n in range(32)}
+    assert after({"type": "usage", "model": "m" * 300, "n" * 65: 1}).usage == {"model": "m" * 200}
+    assert after({"type": "usage", "model": 5}).usage == {}
+    large = {"type": "usage", "input_tokens": 2**63}
+    assert after(large, large).usage == {"input_tokens": 2**53}

@@ -64,8 +64,7 @@ class Reply:
         """The last response event: all messages in order, complete."""
         status, error = how_it_ended(last)
         more: Object = {"error": error, "completed_at": int(self._created_at + last.get("ms", 0.0) / 1000)}
-        if answer.usage is not None:
-            more["usage"] = {name: value for name, value in answer.usage.items() if name not in ("type", "turn")}
+        more["usage"] = answer.usage
         if reason := answer.incomplete:
             more["incomplete_details"] = {"reason": reason}
         return self.response(sequence, status, self._output(), **more)

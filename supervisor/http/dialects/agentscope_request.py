@@ -3,14 +3,14 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Final, Literal
 
-import orjson
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from supervisor.http.dialects.agentscope_objects import RESULT, SOURCE
-from supervisor.http.dialects.fields import Known, Open
+from supervisor.http.dialects.fields import MOST_STOPS, MOST_TOOLS, Known, Name, Open, SessionName
+from supervisor.http.dialects.messages import Said, beginning
 from supervisor.http.envelope import encode
 from supervisor.http.faults import MISSING, BodyRefusal, Fault, Place, place_name
-from supervisor.turns.requests import MAX_KEY_BYTES, UNNAMED, TurnRequest
+from supervisor.turns.requests import TurnRequest
 
 Chat = dict[str, Any]  # one message as agents have it
 
@@ -46,17 +46,6 @@ PAYLOADS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 
-def _name(text: str) -> str:
-    """Names come back in frames that have to be small, so what counts is their size there."""
-    if (size := len(orjson.dumps(text)) - 2) > MAX_KEY_BYTES:
-        raise ValueError(f"has {size} bytes of JSON; at most {MAX_KEY_BYTES} are allowed")
-    if "\0" in text:
-        raise ValueError("contains NUL")
-    if text.startswith(UNNAMED):
-        raise ValueError(f"begins with {UNNAMED!r}, as those do that nobody named")
-    return text
-
-
 def _listed(value: Any) -> Any:
     """A plain text as the one text part it stands for."""
     return [{"type": "text", "text": value}] if isinstance(value, str) else value
@@ -73,12 +62,12 @@ def _address(value: Any) -> Any:
 
 
 def _stops(value: Any) -> Any:
-    if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(one, str) for one in value)):
-        raise ValueError("must be a string or a list of strings")
+    listed = value if isinstance(value, list) else [value]
+    if len(listed) > MOST_STOPS or not all(isinstance(one, str) for one in listed):
+        raise ValueError(f"must be a string or a list of at most {MOST_STOPS} strings")
     return value
 
 
-Name = Annotated[str, AfterValidator(_name)]
 Address = Annotated[str | None, BeforeValidator(_address)]
 
 
@@ -103,14 +92,14 @@ class Message(Open):
 
     role: Literal["user", "assistant", "system", "tool"] | None = None
     type: str = "message"
-    content: Annotated[list[Part], BeforeValidator(_listed)] = Field([])
+    content: Annotated[list[Part], Field(fail_fast=True), BeforeValidator(_listed)] = Field([])
 
 
 class ProcessBody(Open):
     """A turn."""
 
-    input: Annotated[list[Message], BeforeValidator(_asked), Field(min_length=1)]
-    session_id: Name = ""
+    input: Annotated[list[Message], Field(fail_fast=True), BeforeValidator(_asked), Field(min_length=1)]
+    session_id: SessionName = ""
     user_id: Name = ""
     id: Name = ""
     stream: Any = None  # whatever it says, the answer is a stream
@@ -123,7 +112,7 @@ class ProcessBody(Open):
     n: int | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Annotated[list[dict[str, Any]], Field(max_length=MOST_TOOLS)] | None = None
 
 
 class TaskBody(ProcessBody):
@@ -135,7 +124,7 @@ class TaskBody(ProcessBody):
 class InterruptBody(Open):
     """Whose turn is to end."""
 
-    session_id: Annotated[Name, Field(min_length=1)]
+    session_id: Annotated[SessionName, Field(min_length=1)]
     user_id: Name = ""
 
     @property
@@ -144,16 +133,21 @@ class InterruptBody(Open):
         return self.user_id or self.session_id
 
 
-def turn_request(body: ProcessBody, graph: str, session: str) -> TurnRequest:
-    """The turn that `body` asks of `graph`; `session` is what it is called if the body does not say.
-
-    Raises BodyRefusal for a part without what its type needs, and for messages that ask nothing.
-    """
-    name = body.session_id or session
+def said_of(body: ProcessBody) -> Said:
+    """What a body says. Raises BodyRefusal for a part without what its type needs, and when nothing is asked."""
     chats = [*_chats(body.input)]
     system = [text for chat in chats if chat["role"] == "system" and (text := _text(chat["content"]))]
     said = _joined(chat for chat in chats if chat["role"] != "system")
-    start = _start(said)
+    start = beginning(said)
+    if start is None:
+        text = "input asks nothing: it needs a message of role user, or a tool's result at its end"
+        raise BodyRefusal(Fault(("input",), "value_error", text))
+    return Said(said[:start], said[start:], "\n\n".join(system) or None)
+
+
+def turn_request(body: ProcessBody, said: Said, graph: str, session: str) -> TurnRequest:
+    """The turn that `body` asks of `graph`; `session` is what it is called if the body does not say."""
+    name = body.session_id or session
     options = {option: value for option in OPTIONS if (value := getattr(body, option)) is not None}
     if options.get("model") == graph:
         del options["model"]
@@ -162,28 +156,13 @@ def turn_request(body: ProcessBody, graph: str, session: str) -> TurnRequest:
         graph=graph,
         user=body.user_id or name,
         session=name,
-        messages=said[start:],
-        history=said[:start],
-        instructions="\n\n".join(system) or None,
+        messages=said.messages,
+        history=said.history,
+        instructions=said.instructions,
         options=options,
         context=body.model_extra or {},
         linger=bool(body.session_id),
         source=SOURCE,
-    )
-
-
-def _start(said: list[Chat]) -> int:
-    """Where the turn's own messages begin: with results of tools at the end of all, else with the last question."""
-    start = len(said)
-    while start and said[start - 1]["role"] == "tool":
-        start -= 1
-    if start < len(said):
-        return start
-    for index in reversed(range(len(said))):
-        if said[index]["role"] == "user":
-            return index
-    raise BodyRefusal(
-        Fault(("input",), "value_error", "input asks nothing: it needs a message of role user, or a tool's result")
     )
 
 

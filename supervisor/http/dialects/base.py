@@ -136,7 +136,7 @@ async def _ready(turn: Turn, patience: float | None) -> None:
         await turn.started()
         return
     try:
-        await turn.called()
+        await turn.admitted()
         async with asyncio.timeout(patience):
             await turn.started()
     except TimeoutError:

@@ -136,20 +136,14 @@ def counts(usage: Event | None) -> dict[str, Any] | None:
     if usage is None:
         return None
     told: dict[str, Any] = {
-        "prompt_tokens": _count(usage, "input_tokens"),
-        "completion_tokens": _count(usage, "output_tokens"),
-        "total_tokens": _count(usage, "total_tokens"),
+        "prompt_tokens": usage.get("input_tokens", 0),
+        "completion_tokens": usage.get("output_tokens", 0),
+        "total_tokens": usage.get("total_tokens", 0),
     }
     for name, fields in DETAILS.items():
-        if details := {field: _count(usage, field) for field in fields if field in usage}:
+        if details := {field: usage[field] for field in fields if field in usage}:
             told[name] = details
     return told
-
-
-def _count(usage: Event, name: str) -> int:
-    """Details come as the agent gives them, which need not be a number."""
-    value = usage.get(name)
-    return value if type(value) is int else 0
 
 
 def _call(call: Event) -> dict[str, Any]:

@@ -9,13 +9,22 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from supervisor.http.dialects.fields import MOST_TOOLS, TOOL_NAME, Known, Open, fault
+from supervisor.http.dialects.fields import (
+    MOST_STOPS,
+    MOST_TOOLS,
+    TOOL_NAME,
+    Known,
+    Name,
+    Open,
+    SessionName,
+    Word,
+    fault,
+)
+from supervisor.http.dialects.messages import Said, beginning
 from supervisor.http.dialects.openai_errors import ParameterRefusal
 from supervisor.http.faults import checked
 from supervisor.turns.requests import TurnRequest
 
-MAX_STOPS: Final = 16
-MAX_MODEL: Final = 256
 CHOICES: Final = ("none", "auto", "required")
 INSTRUCTING: Final = ("system", "developer")
 
@@ -120,14 +129,19 @@ class Call(Known):
     type: Literal["function"] = "function"
     function: CalledFunction
 
+    def for_agent(self) -> dict[str, Any]:
+        """The call as agents get it."""
+        function = {"name": self.function.name, "arguments": self.function.arguments}
+        return {"id": self.id, "type": self.type, "function": function}
+
 
 class Message(Known):
     """One message of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[list[Part], BeforeValidator(_as_parts)] | None = None
+    content: Annotated[list[Part], Field(fail_fast=True), BeforeValidator(_as_parts)] | None = None
     name: str | None = None
-    tool_calls: list[Call] = Field([])
+    tool_calls: Annotated[list[Call], Field(fail_fast=True)] = Field([])
     tool_call_id: str | None = None
 
     @model_validator(mode="after")
@@ -149,7 +163,7 @@ class Message(Known):
         if self.name is not None:
             told["name"] = self.name
         if self.tool_calls:
-            told["tool_calls"] = [{**call.model_dump(), "type": call.type} for call in self.tool_calls]
+            told["tool_calls"] = [call.for_agent() for call in self.tool_calls]
         if self.tool_call_id is not None:
             told["tool_call_id"] = self.tool_call_id
         return told
@@ -165,7 +179,7 @@ class Message(Known):
 def _part(part: Part) -> dict[str, Any]:
     if part.words is not None:
         return {"type": "text", "text": part.words}
-    return {"type": part.type, part.type: getattr(part, part.type).model_dump(exclude_unset=True)}
+    return {"type": part.type, part.type: getattr(part, part.type).given()}
 
 
 class Function(Open):
@@ -197,14 +211,14 @@ class StreamOptions(Known):
 class CompletionBody(Known):
     """A chat completion. Fields that are not here are ignored."""
 
-    messages: list[Message] = Field(min_length=1)
-    model: str = Field("", max_length=MAX_MODEL)  # it is in every chunk
+    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1)]
+    model: Word = ""
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     store: bool | None = None
-    user: str | None = None
-    user_id: str | None = None
-    session_id: str | None = None
+    user: Name | None = None
+    user_id: Name | None = None
+    session_id: Annotated[SessionName, Field(min_length=1)] | None = None
 
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
@@ -212,7 +226,7 @@ class CompletionBody(Known):
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
-    stop: Annotated[list[str], Field(max_length=MAX_STOPS), BeforeValidator(_as_list)] | None = None
+    stop: Annotated[list[str], Field(max_length=MOST_STOPS), BeforeValidator(_as_list)] | None = None
     seed: int | None = None
     response_format: dict[str, Any] | None = None
     reasoning_effort: str | None = None
@@ -220,31 +234,37 @@ class CompletionBody(Known):
     tool_choice: Annotated[Any, BeforeValidator(_as_choice)] = None
     parallel_tool_calls: bool | None = None
 
-    def turn_request(self, graph: str) -> TurnRequest:
-        """The turn of `graph` that this asks for."""
+    def said(self) -> Said:
+        """What the messages say."""
         told = [message for message in self.messages if message.role in INSTRUCTING]
         said = [message for message in self.messages if message.role not in INSTRUCTING]
         if not said:  # nobody has said anything: the last instruction is what is asked
             said.append(told.pop())
-        first = _first_of_turn(said)
-        options = self.model_dump(include=set(OPTIONS), exclude_unset=True)
+        chats = [message.for_agent() for message in said]
+        first = beginning(chats) or 0
+        instructions = "\n\n".join(text for message in told if (text := message.text))
+        return Said(chats[:first], chats[first:], instructions or None)
+
+    def turn_request(self, said: Said, graph: str) -> TurnRequest:
+        """The turn of `graph` that this asks for; `said` is what its messages say."""
+        options = self.given(*OPTIONS)
         if self.model not in ("", graph):
             options["model"] = self.model
         return TurnRequest(
             kind="chat",
             graph=graph,
-            user=next((name for name in (self.user_id, self.user, self.session_id) if name is not None), ""),
+            user=self.user_id or self.user or self.session_id or "",
             session=self.session_id,
-            messages=[message.for_agent() for message in said[first:]],
-            history=[message.for_agent() for message in said[:first]],
-            instructions="\n\n".join(text for message in told if (text := message.text)) or None,
+            messages=said.messages,
+            history=said.history,
+            instructions=said.instructions,
             options=options,
             store=self.session_id is not None if self.store is None else self.store,
             source="openai",
         )
 
 
-def read_body(body: dict[str, Any]) -> CompletionBody:
+def check_body(body: dict[str, Any]) -> CompletionBody:
     """The body, checked. Raises BodyRefusal, ParameterRefusal for what no agent here can do."""
     for name, harmless in UNSUPPORTED.items():
         if (value := body.get(name)) is not None and value not in harmless:
@@ -252,13 +272,3 @@ def read_body(body: dict[str, Any]) -> CompletionBody:
             but = f"only {allowed} is" if harmless else "it is not"
             raise ParameterRefusal(name, "unsupported_parameter", f"{name}: {but} supported{INSTEAD.get(name, '')}")
     return checked(CompletionBody, body, messages=("messages",))
-
-
-def _first_of_turn(said: list[Message]) -> int:
-    """Where the turn's own messages begin: the outputs of tools at the end, else from the user's last one on."""
-    index = len(said)
-    while index and said[index - 1].role == "tool":
-        index -= 1
-    if index < len(said):
-        return index
-    return next((index for index in reversed(range(len(said))) if said[index].role == "user"), 0)

@@ -6,12 +6,11 @@ Pure. One model for all kinds of items and one for all kinds of parts, so that a
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from supervisor.http.dialects.fields import Known, fault
+from supervisor.http.dialects.messages import Message
 from supervisor.http.faults import MISSING
-
-Message = dict[str, Any]
 
 INSTRUCTING: Final = ("system", "developer")
 SKIPPED: Final = "skipped"
@@ -123,7 +122,7 @@ def _needed(table: Mapping[str, tuple[str, ...]], value: Any, info: ValidationIn
     return value
 
 
-Parts = Annotated[list[Part], BeforeValidator(_as_parts)]
+Parts = Annotated[list[Part], Field(fail_fast=True), BeforeValidator(_as_parts)]
 
 
 class Item(Known):
@@ -180,7 +179,7 @@ def _as_items(value: Any) -> Any:
     return value
 
 
-Items = Annotated[list[Item], BeforeValidator(_as_items)]
+Items = Annotated[list[Item], Field(fail_fast=True), BeforeValidator(_as_items)]
 
 
 def instructions_of(items: Iterable[Item]) -> list[str]:

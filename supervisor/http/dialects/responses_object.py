@@ -44,23 +44,18 @@ def told_of(body: ResponsesBody, request: TurnRequest, response_id: str, created
         "conversation": None if session is None else {"id": session},
         "metadata": body.metadata,
         "parallel_tool_calls": True if body.parallel_tool_calls is None else body.parallel_tool_calls,
-        "reasoning": None if body.reasoning is None else body.reasoning.model_dump(exclude_unset=True),
+        "reasoning": None if body.reasoning is None else body.reasoning.given(),
         "store": body.store,
-        "text": {**_dump(body.text), "format": _dump(body.text.format) or {"type": "text"}},
+        "text": {**body.text.given(), "format": body.text.format.given() or {"type": "text"}},
         "tool_choice": _choice(body),
-        "tools": [_dump(tool) for tool in body.tools],
+        "tools": [tool.given() for tool in body.tools],
         **{name: getattr(body, name) for name in ECHOED},
     }
 
 
-def _dump(model: Any) -> Object:
-    dumped: Object = model.model_dump(exclude_unset=True, by_alias=True)
-    return dumped
-
-
 def _choice(body: ResponsesBody) -> str | Object:
     """The choice as it was given: a word, or an object with more than a type."""
-    choice = {"type": "auto"} if body.tool_choice is None else _dump(body.tool_choice)
+    choice = {"type": "auto"} if body.tool_choice is None else body.tool_choice.given()
     return str(choice["type"]) if choice["type"] in CHOICES else choice
 
 
@@ -110,20 +105,14 @@ def usage_of(usage: Event | None) -> Object | None:
     """All counts, or null: half a usage is none to the SDK."""
     if usage is None:
         return None
-    given, made = _count(usage, "input_tokens"), _count(usage, "output_tokens")
+    given, made = usage.get("input_tokens", 0), usage.get("output_tokens", 0)
     return {
         "input_tokens": given,
-        "input_tokens_details": {name: _count(usage, name) for name in ("cached_tokens", "cache_write_tokens")},
+        "input_tokens_details": {name: usage.get(name, 0) for name in ("cached_tokens", "cache_write_tokens")},
         "output_tokens": made,
-        "output_tokens_details": {"reasoning_tokens": _count(usage, "reasoning_tokens")},
-        "total_tokens": _count(usage, "total_tokens") or given + made,
+        "output_tokens_details": {"reasoning_tokens": usage.get("reasoning_tokens", 0)},
+        "total_tokens": usage.get("total_tokens") or given + made,
     }
-
-
-def _count(usage: Event, name: str) -> int:
-    """A count, 0 where there is none: a worker that is not of ours may say anything."""
-    value = usage.get(name)
-    return value if type(value) is int else 0
 
 
 def error_of(cause: Cause, message: str) -> Object:

@@ -15,10 +15,11 @@ from pydantic import (
     model_validator,
 )
 
-from supervisor.http.dialects.fields import MOST_TOOLS, TOOL_NAME, Known, Open, fault
+from supervisor.http.dialects.fields import MOST_TOOLS, TOOL_NAME, Known, Name, Open, SessionName, Word, fault
+from supervisor.http.dialects.messages import Message, Said, beginning
 from supervisor.http.dialects.openai_errors import EXCLUSIVE, ParameterRefusal
-from supervisor.http.dialects.responses_input import Items, Message, instructions_of, listed, messages_of
-from supervisor.http.faults import MISSING
+from supervisor.http.dialects.responses_input import Items, instructions_of, listed, messages_of
+from supervisor.http.faults import MISSING, checked
 from supervisor.turns.requests import TurnRequest
 
 CHOICES: Final = ("auto", "none", "required")
@@ -28,6 +29,8 @@ ALLOWED_TOOLS: Final = "allowed_tools"
 OPTIONS: Final = ("temperature", "top_p", "max_output_tokens", "parallel_tool_calls")
 FUNCTION: Final = ("name", "description", "parameters", "strict")
 SCHEMA: Final = ("name", "description", "schema", "strict")
+
+MOST_METADATA: Final = 16  # pairs
 
 
 class Tool(Open):
@@ -50,7 +53,7 @@ class Tool(Open):
 
     def for_agent(self) -> dict[str, Any]:
         """The tool as chat completions define it."""
-        return {"type": "function", "function": self.model_dump(include=set(FUNCTION), exclude_none=True)}
+        return {"type": "function", "function": self.given(*FUNCTION)}
 
 
 def _distinct(tools: list[Tool]) -> list[Tool]:
@@ -77,7 +80,7 @@ class TextFormat(Open):
         """The format as chat completions have it; plain text needs none."""
         if self.type == "text":
             return {}
-        told = self.model_dump(by_alias=True, exclude_none=True)
+        told = self.given()
         schema = {"json_schema": {name: told[name] for name in SCHEMA if name in told}}
         return {"type": self.type, **(schema if self.type == "json_schema" else {})}
 
@@ -100,7 +103,7 @@ class ToolChoice(Open):
     type: str
     name: str | None = None
     mode: Literal["auto", "required"] | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Annotated[list[dict[str, Any]], Field(fail_fast=True, max_length=MOST_TOOLS)] | None = None
 
 
 def _as_conversation(value: Any) -> Any:
@@ -109,6 +112,16 @@ def _as_conversation(value: Any) -> Any:
     if not isinstance(value, str):
         raise fault("conversation_type", "must be a string, or an object with an id that is one")
     return value
+
+
+def _as_metadata(value: Any) -> Any:
+    if isinstance(value, dict) and len(value) > MOST_METADATA:
+        raise fault("too_long", "has {count} pairs; at most {most} are allowed", count=len(value), most=MOST_METADATA)
+    return value
+
+
+MetadataKey = Annotated[str, Field(max_length=64)]
+MetadataValue = Annotated[str, Field(max_length=512)]
 
 
 def _as_choice(value: Any) -> Any:
@@ -124,17 +137,17 @@ class ResponsesBody(Known):
     """A response that is asked for. Fields that are not here are ignored."""
 
     input: Items
-    model: str | None = None
+    model: Word | None = None
     stream: bool = False
     instructions: str | None = None
-    previous_response_id: str | None = None
-    conversation: Annotated[str, Field(min_length=1), BeforeValidator(_as_conversation)] | None = None
+    previous_response_id: Name | None = None
+    conversation: Annotated[SessionName, Field(min_length=1), BeforeValidator(_as_conversation)] | None = None
     store: bool = True
     background: bool = False
-    user: str | None = None
-    user_id: str | None = None
-    session_id: Annotated[str, Field(min_length=1)] | None = None
-    metadata: dict[str, str] = Field({})
+    user: Name | None = None
+    user_id: Name | None = None
+    session_id: Annotated[SessionName, Field(min_length=1)] | None = None
+    metadata: Annotated[dict[MetadataKey, MetadataValue], BeforeValidator(_as_metadata)] = Field({})
 
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
@@ -142,14 +155,14 @@ class ResponsesBody(Known):
     max_tool_calls: int | None = Field(None, ge=0)
     top_logprobs: int | None = Field(None, ge=0, le=20)
     parallel_tool_calls: bool | None = None
-    tools: Annotated[list[Tool], AfterValidator(_distinct)] = Field([], max_length=MOST_TOOLS)
+    tools: Annotated[list[Tool], Field(fail_fast=True, max_length=MOST_TOOLS), AfterValidator(_distinct)] = Field([])
     tool_choice: Annotated[ToolChoice, BeforeValidator(_as_choice)] | None = None
     text: TextConfig = TextConfig()
     reasoning: Reasoning | None = None
     truncation: Literal["auto", "disabled"] | None = None
-    service_tier: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
+    service_tier: Word | None = None
+    safety_identifier: Word | None = None
+    prompt_cache_key: Word | None = None
 
     @field_validator("conversation")
     @classmethod
@@ -180,11 +193,36 @@ class Origin:
     session: str
 
 
-def turn_request(body: ResponsesBody, graph: str, *, named: str | None, origin: Origin | None) -> TurnRequest:
+def check_body(given: dict[str, Any]) -> tuple[ResponsesBody, Said, list[Message]]:
+    """A body, checked, what it says, and its items if they are to be kept. Raises BodyRefusal."""
+    body = checked(ResponsesBody, given, messages=("input",))
+    return body, said_of(body), input_items(body) if body.store else []
+
+
+def said_of(body: ResponsesBody) -> Said:
+    """What a body says; of a conversation that is continued all of it is new.
+
+    Raises ParameterRefusal for an input that asks nothing.
+    """
+    messages = messages_of(body.input)
+    place = beginning(messages)
+    if place is None:
+        raise ParameterRefusal(
+            "input", "invalid_value", "input asks nothing: it needs a user message, or function_call_output at its end"
+        )
+    if body.previous_response_id is not None or body.conversation is not None:
+        place = 0
+    told = ([body.instructions] if body.instructions else []) + instructions_of(body.input)
+    return Said(messages[:place], messages[place:], "\n\n".join(told) or None)
+
+
+def turn_request(
+    body: ResponsesBody, said: Said, graph: str, *, named: str | None, origin: Origin | None
+) -> TurnRequest:
     """The turn of `graph` that is asked for; `named` is the graph that `model` names, if it names one.
 
-    `origin` is what `previous_response_id` stands for. Raises ParameterRefusal for an input that asks nothing, and when
-    `named` is another graph than the one whose conversation is continued.
+    `origin` is what `previous_response_id` stands for. Raises ParameterRefusal when `named` is another graph than the
+    one whose conversation is continued.
     """
     if origin is not None and named not in (None, origin.graph):
         raise ParameterRefusal(
@@ -194,17 +232,15 @@ def turn_request(body: ResponsesBody, graph: str, *, named: str | None, origin: 
             "leave out previous_response_id, or name that graph",
         )
     session = origin.session if origin else body.session or str(uuid4())
-    user = origin.user if origin else next((name for name in (body.user_id, body.user) if name is not None), session)
-    before, now = _parted(messages_of(body.input), continued=origin is not None or body.conversation is not None)
-    told = ([body.instructions] if body.instructions else []) + instructions_of(body.input)
+    user = origin.user if origin else body.user_id or body.user or session
     return TurnRequest(
         kind="chat",
         graph=origin.graph if origin else graph,
         user=user,
         session=session,
-        messages=now,
-        history=before,
-        instructions="\n\n".join(told) or None,
+        messages=said.messages,
+        history=said.history,
+        instructions=said.instructions,
         options=_options(body, named),
         store=body.store,
         linger=origin is not None or body.session is not None,
@@ -215,25 +251,6 @@ def turn_request(body: ResponsesBody, graph: str, *, named: str | None, origin: 
 def input_items(body: ResponsesBody) -> list[Message]:
     """The items of the input as ``GET /responses/{id}/input_items`` lists them, in the order they came."""
     return listed(body.input)
-
-
-def _parted(messages: list[Message], *, continued: bool) -> tuple[list[Message], list[Message]]:
-    """What was said before, and what the turn is about: the outputs of tools at the end, else the last user message.
-
-    Of a conversation that is `continued` the input has only what is new. Outputs right before a question belong to it.
-    """
-    place = len(messages)
-    if not messages or messages[-1]["role"] != "tool":
-        place = next((n for n in reversed(range(len(messages))) if messages[n]["role"] == "user"), -1)
-    if place < 0:
-        raise ParameterRefusal(
-            "input", "invalid_value", "input asks nothing: it needs a user message, or function_call_output at its end"
-        )
-    if continued:
-        return [], messages
-    while place and messages[place - 1]["role"] == "tool":
-        place -= 1
-    return messages[:place], messages[place:]
 
 
 def _options(body: ResponsesBody, named: str | None) -> dict[str, Any]:
