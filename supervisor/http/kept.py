@@ -197,7 +197,8 @@ class Kept:
                 for start in range(0, len(items), translator.batch):
                     frames = translator.events(items[start : start + translator.batch])
                     await self._conclude(run)
-                    while recording.crowded and turn.wish is None:  # as in the foreground the reader sets the pace
+                    # As in the foreground the reader sets the pace; at the end nobody is waited for any more.
+                    while recording.crowded and turn.wish is None and not turn.ended:
                         await recording.wait_for_readers(LOOK_SECONDS)
                     recording.add(frames)
         finally:

@@ -177,7 +177,9 @@ def begun_work(record: TurnBegun, instance: str, done: asyncio.Future[int]) -> W
     budget = Budget(QUESTION_BYTES)
     messages = budget.json(record.messages)
     question = size(messages)
-    if earlier := newest(record.earlier, len(record.earlier), QUESTION_BYTES - question - LEAST_BYTES):
+    given = None if record.input is None else budget.json(record.input)
+    attachments = budget.json(record.attachments)
+    if earlier := newest(record.earlier, len(record.earlier), QUESTION_BYTES - budget.used - LEAST_BYTES):
         messages = f'{{"earlier":{budget.json(earlier)},"messages":{messages}}}'
     row: Row = {
         "id": name_of(record.id),
@@ -191,8 +193,8 @@ def begun_work(record: TurnBegun, instance: str, done: asyncio.Future[int]) -> W
         "source": name_of(record.source),
         "begun_at": record.begun_at,
         "messages": messages,
-        "input": None if record.input is None else budget.json(record.input),
-        "attachments": budget.json(record.attachments),
+        "input": given,
+        "attachments": attachments,
         "remembered_bytes": question if record.kind == "chat" and record.messages else None,
     }
     row["bytes"] = budget.used
@@ -260,11 +262,7 @@ def _said(messages: list[Any], text: str | None, value: str | None) -> list[dict
 
 def _messages(found: Any) -> list[dict[str, Any]]:
     """Those that are messages: what a cut has put in the place of others is none."""
-    return [
-        {"role": item["role"], "content": item["content"]}
-        for item in found
-        if isinstance(item, dict) and "role" in item and "content" in item
-    ]
+    return [item for item in found if isinstance(item, dict) and "role" in item and "content" in item]
 
 
 def _bounded(said: list[dict[str, Any]], most: int, limit: int) -> list[dict[str, Any]]:

@@ -182,11 +182,11 @@ def _shortened_part(part: Any, limit: int, depth: int) -> Any:
 def _fitting(items: Sequence[Any], limit: int) -> Sequence[Any]:
     """The first items that fit together with a mark."""
     left = limit - _MARK_BYTES
-    for index, item in enumerate(items):
+    for index, item in enumerate(items[:MOST_VALUES]):  # to look at more of them takes too long
         left -= size(to_json(item)) + 1
         if left < 0:
             return items[:index]
-    return items
+    return items[:MOST_VALUES]
 
 
 class Budget:

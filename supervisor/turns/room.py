@@ -15,16 +15,20 @@ from supervisor.channels.lifecycle import State
 from supervisor.channels.table import ChannelTable
 
 SOON_SECONDS: Final = 1.0  # for a channel that ends anyway, before a session is evicted that may be used again
-EVICTION_SECONDS: Final = 5.0
+EVICTION_SECONDS: Final = 5.0  # beyond the grace
 
 
 class Room:
     """The slots of one table that are about to be free."""
 
-    def __init__(self, table: ChannelTable, evict: Callable[[str | None], Channel | None]) -> None:
-        """`evict` ends the channel of an idle session (of a graph) and returns it, or None if there is none."""
+    def __init__(self, table: ChannelTable, evict: Callable[[str | None], Channel | None], grace: float) -> None:
+        """`evict` ends the channel of an idle session (of a graph) and returns it, or None if there is none.
+
+        `grace` is the seconds that a worker has to stop by itself.
+        """
         self._table = table
         self._evict = evict
+        self._grace = grace
         self._leaving: set[Channel] = set()  # told to stop, whether or not they know
         self._awaited: set[Channel] = set()
         self._stuck: WeakSet[Channel] = WeakSet()  # somebody has waited for them in vain
@@ -45,7 +49,7 @@ class Room:
         channel = self._evict(graph) or self._ending(graph)
         if channel is None:
             return False
-        gone = await self._is_gone(channel, EVICTION_SECONDS)
+        gone = await self._is_gone(channel, EVICTION_SECONDS + self._grace)
         if not gone:
             self._stuck.add(channel)
         return gone

@@ -59,7 +59,8 @@ class Session:
     @property
     def evictable(self) -> bool:
         """Whether it may go to make room."""
-        return not self._pinned and not self.single and self._idle is not None and self.channel is not None
+        lives = self.channel is not None and self.channel.state in LIVE
+        return lives and self._idle is not None and not self._pinned and not self.single
 
     def put(self, turn_id: str, request: TurnRequest) -> Turn:
         """A turn in the session's queue. Raises Refusal(SESSION_QUEUE_FULL)."""
@@ -163,11 +164,16 @@ class Session:
             except Refusal as refusal:
                 if refusal.cause is not Cause.CHANNEL_UNKNOWN or self._pinned or last:
                     raise
-                channel = await self._claimed(request)
-                await channel.started()
+                channel, _ = await self._unless_unwanted(turn, self._again(request, conversation))
             else:
                 break
         return channel
+
+    async def _again(self, request: TurnRequest, conversation: Conversation) -> Prepared:
+        """Another worker for a conversation whose last one has just ended. Raises Refusal."""
+        channel = await self._claimed(request)
+        await channel.started()
+        return channel, conversation
 
     def _conclude(self, turn: Turn, channel: Channel, lost: tuple[Cause, str] | None) -> tuple[TurnEnding, Item]:
         """How the turn ended and the event that says so, told to everybody but its reader, who may not be so far."""

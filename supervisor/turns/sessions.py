@@ -29,7 +29,7 @@ FOREVER: Final = -1  # the lease of a session's channel: it is kept by turns, no
 NAME_LENGTH: Final = 40
 FULL: Final = frozenset({Cause.WORKERS_LIMIT, Cause.GRAPH_LIMIT})
 MOST_ATTEMPTS: Final = 4  # to make room for one start: others may be quicker
-GONE_SECONDS: Final = 10.0
+GONE_SECONDS: Final = 10.0  # beyond the grace
 CANCEL_SECONDS: Final = 1.0
 
 
@@ -68,7 +68,7 @@ class Sessions:
         self.settings = settings
         self.archive = archive
         self._table = table
-        self._room = Room(table, self._evict)
+        self._room = Room(table, self._evict, settings.worker_stop_grace_seconds)
         self._by_key: dict[Key, Session] = {}
         self._by_name: dict[str, Session] = {}  # by the name of the channel, there already or not
         self._resting: dict[Session, None] = {}  # the one that rests longest first
@@ -215,7 +215,7 @@ class Sessions:
         last = self._table.get(name)
         if last is not None and (last.on_demand or last.state is State.STOPPING):  # the session has let go of it
             try:
-                async with asyncio.timeout(GONE_SECONDS):
+                async with asyncio.timeout(GONE_SECONDS + self.settings.worker_stop_grace_seconds):
                     await last.gone()
             except TimeoutError:
                 raise Refusal(Cause.STOP_FAILED, f"channel {name!r} does not end") from None

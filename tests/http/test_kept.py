@@ -144,3 +144,17 @@ async def test_one_in_the_background_that_is_deleted_ends() -> None:
     assert (kept.running("r1", "echo"), kept.recording("r1", "echo")) == (None, None)
     assert not await kept.delete("r1")
     await kept.drain(1)
+
+
+async def test_the_end_waits_for_no_reader() -> None:
+    shelf = Shelf()
+    kept = Kept(Sessions(), shelf)
+    run = kept.start(request(), Echo(size=1024 * 1024))
+    assert run.recording is not None
+    with run.recording.reader(0) as reader:
+        end(run.turn)
+        async with asyncio.timeout(10):
+            await run.over()  # though nothing is read
+        assert run.recording.crowded
+        assert len(run.recording.read(reader)) == 2
+    await kept.drain(1)

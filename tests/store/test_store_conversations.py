@@ -98,6 +98,19 @@ def said(count: int, size: int = 1) -> list[dict[str, object]]:
     ]
 
 
+async def test_messages_are_remembered_as_they_came(store: Store) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    messages = [
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "free"},
+        {"role": "user", "content": "and now?", "name": "ada"},
+    ]
+    turn = begun(messages=messages)
+    await store.begin_turn(turn)
+    await store.end_turn(ended(turn.id, "still free"))
+    assert (await store.load(KEY)).history == [*messages, {"role": "assistant", "content": "still free"}]
+
+
 async def test_what_was_said_before_the_first_turn_comes_first(store: Store) -> None:
     earlier = [*said(2), {"role": "user", "content": "\ud800", "big": 2**70}]
     record = begun(earlier=earlier)

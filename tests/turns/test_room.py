@@ -45,7 +45,7 @@ class Table:
 
 
 def room_of(table: Any) -> Room:
-    return Room(table, table.evict)
+    return Room(table, table.evict, 0.0)
 
 
 async def begin(room: Room, graph: str | None = None) -> "asyncio.Task[bool]":
