@@ -155,14 +155,15 @@ def test_descriptors_nobody_asked_for_are_closed(boss: Boss) -> None:
     boss.spawn("1", ["true"])
     boss.gone("1")
     before = fds(boss.hello["pid"])
-    reader, writer = os.pipe()
     assert boss.peer is not None
-    socket.send_fds(boss.peer, [b'{"op":"kill","id":"2"}'], [writer, writer])
-    boss.gone("2")
-    os.close(writer)
-    assert os.read(reader, 1) == b""
-    os.close(reader)
-    assert fds(boss.hello["pid"]) == before
+    for _ in range(20):
+        reader, writer = os.pipe()
+        socket.send_fds(boss.peer, [b'{"op":"kill","id":"2"}'], [writer, writer])
+        boss.gone("2")
+        os.close(writer)
+        assert os.read(reader, 1) == b""
+        os.close(reader)
+    assert len(fds(boss.hello["pid"])) - len(before) < 20  # a few are its own: it looks, and gets its next worker ready
     assert boss.end() == (0, "")
 
 
