@@ -74,7 +74,7 @@ class Unit(Agentd):
     async def answers(self) -> bool:
         """Whether anybody listens."""
         try:
-            return (await self.get("/health"))["status"] == 200
+            return (await self.get("/health"))["code"] == "0"
         except aiohttp.ClientConnectionError:
             return False
 
