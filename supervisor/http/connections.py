@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import structlog
 from aiohttp import web
 
+from supervisor.listener import BACKLOG
+
 if TYPE_CHECKING:
     from supervisor.settings import Settings
 
@@ -26,7 +28,6 @@ FILES_OF_SERVER: Final = 64
 FILES_PER_CHANNEL: Final = 4
 FILES_PER_CONNECTION: Final = 3  # its socket, and the two files of a log it reads
 LEAST_CONNECTIONS: Final = 16
-BACKLOG: Final = 1024
 TELL_SECONDS: Final = 10.0
 
 FULL: Final = (

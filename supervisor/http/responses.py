@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from supervisor.causes import Cause, Refusal
 from supervisor.http.completions import PREFIXES
 from supervisor.http.dialects.base import TurnHandler
-from supervisor.http.dialects.openai_errors import ParameterRefusal
+from supervisor.http.dialects.openai_errors import SOURCE, ParameterRefusal
 from supervisor.http.dialects.responses import Responses, as_lost, doubled
 from supervisor.http.dialects.responses_request import Origin, check_body, turn_request
 from supervisor.http.envelope import encode
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from supervisor.store.records import ResponseRow
 
 RESPONSE: Final = "/responses/{response:[A-Za-z0-9_-]+}"
-SOURCE: Final = "openai"
 UNFINISHED: Final = frozenset({"queued", "in_progress"})
 
 Number = Annotated[int, Field(ge=0, le=2**53), Integer]

@@ -99,10 +99,10 @@ class Answer:
         for item in items:
             event = item.event
             kind = event["type"]
-            if kind == "text":
+            if kind == "text" or kind == "thought":  # the hottest path, mostly decided by the first
                 part = self._open
-                if part is None or part.kind != "text":
-                    part = self._begin("text", voice, out)
+                if part is None or part.kind != kind:
+                    part = self._begin(kind, voice, out)
                 self._add(part, event["text"])
                 voice.piece(part, event["text"], out)
             else:
@@ -110,13 +110,7 @@ class Answer:
         return out
 
     def _rare(self, kind: str, event: Event, voice: Voice, out: Frames) -> None:
-        if kind == "thought":
-            part = self._open
-            if part is None or part.kind != "thought":
-                part = self._begin("thought", voice, out)
-            self._add(part, event["text"])
-            voice.piece(part, event["text"], out)
-        elif kind == "tool_call":
+        if kind == "tool_call":
             call = {name: event[name] for name in ("id", "name", "arguments")}
             part = self._begin("call", voice, out, call)
             if part.kept:

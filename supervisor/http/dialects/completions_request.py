@@ -18,10 +18,11 @@ from supervisor.http.dialects.fields import (
     Open,
     SessionName,
     Word,
+    as_parts,
     fault,
 )
 from supervisor.http.dialects.messages import Said, beginning
-from supervisor.http.dialects.openai_errors import ParameterRefusal
+from supervisor.http.dialects.openai_errors import SOURCE, ParameterRefusal
 from supervisor.http.faults import checked
 from supervisor.turns.requests import TurnRequest
 
@@ -51,14 +52,6 @@ INSTEAD: Final = {"functions": "; use tools", "function_call": "; use tool_choic
 
 def _as_url(value: Any) -> Any:
     return {"url": value} if isinstance(value, str) else value
-
-
-def _as_parts(value: Any) -> Any:
-    if isinstance(value, str):
-        return [{"type": "text", "text": value}]
-    if not isinstance(value, list):
-        raise fault("content_type", "must be a string or an array of parts")
-    return value
 
 
 def _as_list(value: Any) -> Any:
@@ -139,7 +132,7 @@ class Message(Known):
     """One message of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[list[Part], Field(fail_fast=True), BeforeValidator(_as_parts)] | None = None
+    content: Annotated[list[Part], Field(fail_fast=True), BeforeValidator(as_parts)] | None = None
     name: str | None = None
     tool_calls: Annotated[list[Call], Field(fail_fast=True)] = Field([])
     tool_call_id: str | None = None
@@ -260,7 +253,7 @@ class CompletionBody(Known):
             instructions=said.instructions,
             options=options,
             store=self.session_id is not None if self.store is None else self.store,
-            source="openai",
+            source=SOURCE,
         )
 
 

@@ -39,6 +39,15 @@ SessionName = Annotated[Name, AfterValidator(_session_name)]
 Word = Annotated[str, Field(max_length=MOST_WORD)]
 
 
+def as_parts(value: Any) -> Any:
+    """A message's content as a list of parts; a string is one. Raises a fault for anything else."""
+    if isinstance(value, str):
+        return [{"type": "text", "text": value}]
+    if not isinstance(value, list):
+        raise fault("content_type", "must be a string or an array of parts")
+    return value
+
+
 class Known(BaseModel):
     """An object whose other fields are left alone."""
 

@@ -7,6 +7,7 @@ from supervisor.causes import Cause, Refusal
 from supervisor.http.envelope import ROWS, shorten
 from supervisor.http.faults import MISSING, BodyRefusal
 
+SOURCE: Final = "openai"  # what turns of this API are marked with
 INVALID: Final = "invalid_request_error"
 EXCLUSIVE: Final = "mutually_exclusive_parameters"
 

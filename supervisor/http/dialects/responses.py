@@ -12,6 +12,7 @@ from aiohttp import web
 from supervisor.causes import Cause
 from supervisor.http.dialects.answer import Answer, Frames, Part
 from supervisor.http.dialects.base import BATCH, PATIENCE_SECONDS
+from supervisor.http.dialects.openai_errors import SOURCE
 from supervisor.http.dialects.responses_object import (
     CANCELLED,
     SERVER_ERROR,
@@ -56,7 +57,7 @@ class Responses:
     keep_alive: bytes | None = COMMENT
     patience: float | None = PATIENCE_SECONDS
     batch: int = BATCH
-    source = "openai"
+    source = SOURCE
 
     def __init__(self, body: ResponsesBody, request: TurnRequest, *, id: str, created_at: float) -> None:  # noqa: A002
         """`id` is what the response is called, `created_at` when it was asked for, in seconds since 1970."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from supervisor.http.dialects.fields import Known, fault
+from supervisor.http.dialects.fields import Known, as_parts, fault
 from supervisor.http.dialects.messages import Message
 from supervisor.http.faults import MISSING
 
@@ -108,21 +108,13 @@ class Part(Known):
         return {"detail": "auto", **told} if self.type == "input_image" else told
 
 
-def _as_parts(value: Any) -> Any:
-    if isinstance(value, str):
-        return [{"type": "text", "text": value}]
-    if not isinstance(value, list):
-        raise fault("content_type", "must be a string or an array of parts")
-    return value
-
-
 def _needed(table: Mapping[str, tuple[str, ...]], value: Any, info: ValidationInfo) -> Any:
     if value is None and info.field_name in table.get(info.data.get("type", ""), ()):
         raise fault(MISSING, "is missing")
     return value
 
 
-Parts = Annotated[list[Part], Field(fail_fast=True), BeforeValidator(_as_parts)]
+Parts = Annotated[list[Part], Field(fail_fast=True), BeforeValidator(as_parts)]
 
 
 class Item(Known):

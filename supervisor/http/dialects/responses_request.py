@@ -17,7 +17,7 @@ from pydantic import (
 
 from supervisor.http.dialects.fields import MOST_TOOLS, TOOL_NAME, Known, Name, Open, SessionName, Word, fault
 from supervisor.http.dialects.messages import Message, Said, beginning
-from supervisor.http.dialects.openai_errors import EXCLUSIVE, ParameterRefusal
+from supervisor.http.dialects.openai_errors import EXCLUSIVE, SOURCE, ParameterRefusal
 from supervisor.http.dialects.responses_input import Items, instructions_of, listed, messages_of
 from supervisor.http.faults import MISSING, checked
 from supervisor.turns.requests import TurnRequest
@@ -244,7 +244,7 @@ def turn_request(
         options=_options(body, named),
         store=body.store,
         linger=origin is not None or body.session is not None,
-        source="openai",
+        source=SOURCE,
     )
 
 
