@@ -75,10 +75,10 @@ def request(path: str = "/turns", **context: Any) -> bytes:
     return post(path, body)
 
 
-def post(path: str, body: Any) -> bytes:
-    """A request as it is on the wire."""
+def post(path: str, body: Any, headers: str = "") -> bytes:
+    """A request as it is on the wire; `headers` are lines with their ends."""
     data = json.dumps(body).encode()
-    return b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (path.encode(), len(data), data)
+    return f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {len(data)}\r\n\r\n".encode() + data
 
 
 async def connect(server: BenchServer, ask: bytes, taken: Callable[[bytes], None] | None = None, **more: Any) -> Reader:

@@ -22,6 +22,7 @@ from supervisor.channels.table import ChannelTable
 from supervisor.chronicle import Chronicle
 from supervisor.http.connections import Site, make_runner
 from supervisor.http.server import build_app
+from supervisor.keys import Keyring
 from supervisor.ports import PortAllocator
 from supervisor.processes.bundle import clear_bundles, prepare_state
 from supervisor.processes.launch import SpawnerOptions
@@ -57,9 +58,10 @@ class Server:
     async def start(self, listeners: Sequence[socket.socket]) -> None:
         """Take the state folder, find or start the spawner, answer on `listeners`.
 
-        Raises StateFolderHeldError, SpawnerUnavailableError, StoreError, OSError.
+        Raises StateFolderHeldError, SpawnerUnavailableError, StoreError, KeysError, OSError.
         """
         settings = self.settings
+        keyring = _keyring_of(settings)
         prepare_state(settings.state_dir)
         settings.log_path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._parts.callback(os.close, _hold(settings.state_dir))
@@ -97,6 +99,7 @@ class Server:
                 lives=self._chronicle.feed,
                 records=self.store,
                 shelf=self.store,
+                keyring=keyring,
             ),
             close_seconds=HTTP_CLOSE_SECONDS,
         )
@@ -179,6 +182,13 @@ def _store_of(settings: Settings) -> Store:
         history_bytes=settings.history_bytes,
         store_keep_days=settings.store_keep_days,
         ledger_keep_days=settings.ledger_keep_days,
+    )
+
+
+def _keyring_of(settings: Settings) -> Keyring:
+    token = settings.token
+    return Keyring(
+        settings.keys_file, None if token is None else token.get_secret_value(), closed=settings.has_to_be_protected
     )
 
 

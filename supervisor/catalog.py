@@ -18,10 +18,12 @@ from supervisor.causes import Cause, Refusal
 from supervisor.property import (
     Document,
     GraphListing,
+    GraphOptions,
     Selection,
     imported_paths,
     injection_table,
     list_graphs,
+    options_of,
     parse_document,
     select,
 )
@@ -81,6 +83,13 @@ class GraphCatalog:
         if not names:
             raise Refusal(Cause.GRAPH_UNKNOWN, f"no graph was named, and {self._path.name} has none to choose from")
         return FAVOURITE if FAVOURITE in names else names[0]
+
+    def options(self, name: str) -> GraphOptions | None:
+        """What agentd itself reads of a graph; None when there is none of this name.
+
+        Raises Refusal(PROPERTY_UNREADABLE | PROPERTY_INVALID).
+        """
+        return options_of(self.document(), name)
 
     def has(self, name: str) -> bool:
         """Whether there is a graph of this name; raises Refusal(PROPERTY_UNREADABLE | PROPERTY_INVALID)."""

@@ -26,6 +26,7 @@ class Cause(StrEnum):
     PLACEHOLDER_UNRESOLVED = "placeholder_unresolved"
     OVERRIDE_REFUSED = "override_refused"
     UNAUTHORIZED = "unauthorized"
+    SCOPE_MISSING = "scope_missing"
     HOST_REFUSED = "host_refused"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
@@ -124,11 +125,14 @@ EXPLANATIONS: dict[Cause, Explanation] = {
         "a property may not be overridden by a request", "leave it out, or add it to AGENTD_OVERRIDABLE"
     ),
     Cause.UNAUTHORIZED: Explanation(
-        "the request carries no valid bearer token", "send 'Authorization: Bearer <AGENTD_TOKEN>'"
+        "the request carries no valid token or key", "send 'Authorization: Bearer <AGENTD_TOKEN or a key>'"
+    ),
+    Cause.SCOPE_MISSING: Explanation(
+        "the key may not do this", "use one that may; `agentd keys add --scope SCOPE` makes it"
     ),
     Cause.HOST_REFUSED: Explanation(
-        "the server is not to be called by this name without a token",
-        "call it by its address, set AGENTD_TOKEN, or add the name to AGENTD_ALLOWED_HOSTS",
+        "the server is not to be called by this name without a token or key",
+        "call it by its address, set AGENTD_TOKEN, make a key, or add the name to AGENTD_ALLOWED_HOSTS",
     ),
     Cause.NOT_FOUND: Explanation("there is nothing at this path", "see docs/http.md for the endpoints"),
     Cause.METHOD_NOT_ALLOWED: Explanation("this path does not take this method", "see docs/http.md for the endpoints"),

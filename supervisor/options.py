@@ -4,6 +4,7 @@
 
     {"name": "voice", "graph": {...}, "agentd": {"command": ["tman", "run", "start"], "cwd": ".", "max_workers": 3,
                                                  "limits": {"memory_bytes": 536870912, "processes": 64}}}
+    {"name": "echo", "graph": {...}, "agentd": {"handles": ["chat", "invoke"], "description": "says what it hears"}}
 """
 
 import shlex
@@ -17,6 +18,9 @@ from supervisor.causes import Cause, Refusal
 KEY: Final = "agentd"
 
 _MOST: Final = 2**63 - 1  # what an rlimit can hold
+KINDS: Final = ("chat", "invoke")  # of turns
+MOST_DESCRIPTION: Final = 1000  # characters
+
 _MOST_PROCESSES: Final = 2**22  # that Linux can have; cgroups take no more
 LIMIT_RANGES: Final[Mapping[str, tuple[int, int]]] = MappingProxyType(
     {
@@ -32,16 +36,19 @@ LIMIT_RANGES: Final[Mapping[str, tuple[int, int]]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class GraphOptions:
-    """How a graph's workers are run.
+    """How a graph's workers are run, and what its agent says of itself.
 
     `command` is the program that is the worker (None: one of ours), run in `cwd`, relative to the app folder.
     `limits` has only the limits the file names (`worker.spawn.Limits`). `max_workers` bounds the workers of this graph.
+    `handles` are the kinds of turns the agent answers (None: its worker tells), `description` is for people.
     """
 
     command: tuple[str, ...] | None = None
     cwd: str | None = None
     limits: dict[str, int] = field(default_factory=dict)
     max_workers: int | None = None
+    handles: tuple[str, ...] | None = None
+    description: str = ""
 
 
 def parse_options(graph_name: str, value: Any) -> GraphOptions:
@@ -100,6 +107,18 @@ def _max_workers(graph_name: str, key: str, value: Any) -> int:
     return _integer(graph_name, key, value, 1, _MOST)
 
 
+def _handles(graph_name: str, key: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(kind in KINDS for kind in value):
+        raise _refusal(graph_name, key, value, f"a list of {' and '.join(KINDS)}")
+    return tuple(kind for kind in KINDS if kind in value)
+
+
+def _description(graph_name: str, key: str, value: Any) -> str:
+    if not isinstance(value, str) or len(value) > MOST_DESCRIPTION:
+        raise _refusal(graph_name, key, value, f"a text of at most {MOST_DESCRIPTION} characters")
+    return value
+
+
 def _integer(graph_name: str, key: str, value: Any, least: int, most: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise _refusal(graph_name, key, value, f"an integer from {least} to {most}")
@@ -117,5 +136,12 @@ def _refusal(graph_name: str, key: str, value: Any, allowed: str) -> Refusal:
 
 
 _READERS: Final[Mapping[str, Callable[[str, str, Any], Any]]] = MappingProxyType(
-    {"command": _command, "cwd": _folder, "limits": _limits, "max_workers": _max_workers}
+    {
+        "command": _command,
+        "cwd": _folder,
+        "limits": _limits,
+        "max_workers": _max_workers,
+        "handles": _handles,
+        "description": _description,
+    }
 )

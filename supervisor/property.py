@@ -51,6 +51,7 @@ __all__ = [
     "injection_table",
     "list_graphs",
     "merged",
+    "options_of",
     "parse_document",
     "select",
 ]
@@ -131,10 +132,9 @@ def select(
     graphs = [placed(entry, imports) for entry in chosen]
     names = frozenset(node["name"] for entry in graphs for node in nodes_of(entry) if node.get("type") != SELECTOR)
     fields_used = {row.field for name in names for row in injections.get(name, ())}
-    options = next((entry[OPTIONS_KEY] for entry in graphs if OPTIONS_KEY in entry), None)
     return Selection(
         graph_name=graph_name,
-        options=parse_options(graph_name, options),
+        options=_options(graph_name, graphs),
         node_names=names,
         needs_token="token" in fields_used,
         needs_port="port" in fields_used,
@@ -147,6 +147,16 @@ def select(
         entries=tuple(graphs),
         injections=injections,
     )
+
+
+def options_of(document: Document, graph_name: str) -> GraphOptions | None:
+    """What agentd itself reads of a graph; None when there is none of this name. Raises Refusal(PROPERTY_INVALID)."""
+    entries = [entry for entry in entries_of(document) if entry["name"] == graph_name]
+    return _options(graph_name, entries) if graph_name and entries else None
+
+
+def _options(graph_name: str, entries: Iterable[Document]) -> GraphOptions:
+    return parse_options(graph_name, next((entry[OPTIONS_KEY] for entry in entries if OPTIONS_KEY in entry), None))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import structlog
 import uvloop
 
 from supervisor.app import Server, StateFolderHeldError
+from supervisor.auth import KeysError
 from supervisor.listener import listen
 from supervisor.processes.launch import SpawnerUnavailableError
 from supervisor.settings import Settings
@@ -55,7 +56,7 @@ async def _serve(settings: Settings, environ: Mapping[str, str], listeners: Sequ
     server = Server(settings, environ)
     try:
         await server.start(listeners)
-    except (StateFolderHeldError, SpawnerUnavailableError, StoreError, OSError) as error:
+    except (StateFolderHeldError, SpawnerUnavailableError, StoreError, KeysError, OSError) as error:
         sys.stderr.write(f"agentd: cannot start: {error}\n")
         await server.close()
         return FAILED

@@ -65,10 +65,10 @@ class Settings(BaseSettings):
     host: kind.Host = Field("127.0.0.1", description="address the server listens on")
     port: kind.Port = Field(8080, description="port the server listens on")
     also_listen: kind.Addresses = Field((), description="addresses the server listens on besides")
-    token: kind.Token = Field(None, description="bearer token every request has to carry")
-    allow_unprotected: kind.Flag = Field(False, description="listen beyond loopback without a token")
+    token: kind.Token = Field(None, description="bearer token that may do everything")
+    allow_unprotected: kind.Flag = Field(False, description="listen beyond loopback without a token or keys")
     allowed_hosts: kind.HostPatterns = Field(
-        (), description="names the server may be called by without a token, besides localhost, addresses and host"
+        (), description="names the server may be called by as long as it is open, besides localhost, addresses and host"
     )
     connections_max: kind.Count = Field(4096, description="connections at once, fewer if few files may be open")
     head_seconds: kind.PositiveSeconds = Field(15.0, description="time a new connection has to send a request's head")
@@ -91,6 +91,10 @@ class Settings(BaseSettings):
     state_dir: Annotated[
         kind.AbsolutePath, Default("$XDG_RUNTIME_DIR/agentd, else /run/agentd for root, else ~/.local/state/agentd")
     ] = Field(default_factory=default_state_dir, description="folder for sockets, pipes and records of live channels")
+    keys_file: Annotated[kind.AbsolutePath, Default("keys.json in state_dir")] = Field(
+        default_factory=lambda data: data["state_dir"] / "keys.json",
+        description="file of the keys that clients may call with",
+    )
 
     log_path: Annotated[kind.AbsolutePath, Default("logs in state_dir")] = Field(
         default_factory=lambda data: data["state_dir"] / "logs", description="folder for the workers' logs"
@@ -193,6 +197,11 @@ class Settings(BaseSettings):
         """All addresses the server listens on: `host` and `port`, then the others."""
         return (Address(self.host, self.port), *self.also_listen)
 
+    @property
+    def has_to_be_protected(self) -> bool:
+        """Whether others reach the server, and it was not said that they may do so without a token or key."""
+        return not (self.allow_unprotected or all(is_loopback(address.host) for address in self.addresses))
+
     @field_validator("graph_limits")
     @classmethod
     def _gemini_row(cls, limits: dict[str, int], info: ValidationInfo) -> dict[str, int]:
@@ -205,11 +214,12 @@ class Settings(BaseSettings):
             if address.port and address in addresses[:number]:
                 told = "{addresses} stands there twice, host and port counted; allowed: an address once, port 0 often"
                 raise _misplaced(told, "also_listen", address)
-        beyond = [address for address in addresses if not is_loopback(address.host)]
-        if beyond and self.token is None and not self.allow_unprotected:
+        if self.has_to_be_protected and self.token is None and not os.access(self.keys_file, os.F_OK):
+            beyond = [address for address in addresses if not is_loopback(address.host)]
             told = (
                 "listening beyond loopback, at {addresses}, lets everybody who reaches it start processes; allowed: "
-                "a loopback address, or set AGENTD_TOKEN, or AGENTD_ALLOW_UNPROTECTED=true"
+                "a loopback address, or set AGENTD_TOKEN, or make a key with `agentd keys add`, or set "
+                "AGENTD_ALLOW_UNPROTECTED=true"
             )
             raise _misplaced(told, "also_listen" if is_loopback(self.host) else "host", *beyond)
         return self

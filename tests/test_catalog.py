@@ -10,7 +10,7 @@ import pytest
 from supervisor import catalog as module
 from supervisor.catalog import MAX_FILE, GraphCatalog
 from supervisor.causes import Cause, Refusal
-from supervisor.property import GraphListing, StartParameters
+from supervisor.property import GraphListing, GraphOptions, StartParameters
 
 SHIPPED = Path(__file__).parent.parent / "property.json"
 START = StartParameters("lobby", port=4242)
@@ -270,8 +270,33 @@ def test_the_cached_document_is_never_changed(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_shipped_graphs_are_listed() -> None:
     assert GraphCatalog(SHIPPED).graphs() == [
-        GraphListing(name, auto_start=True) for name in ("camera_va_openai_azure", "friday", "echo", "meeting_room")
+        GraphListing(name, auto_start=True)
+        for name in ("camera_va_openai_azure", "friday", "echo", "meeting-room", "meeting_room")
     ]
+
+
+def test_what_the_shipped_agents_handle() -> None:
+    catalog = GraphCatalog(SHIPPED)
+    handles = {graph.name: options.handles for graph in catalog.graphs() if (options := catalog.options(graph.name))}
+    assert handles == {
+        "camera_va_openai_azure": ("chat",),
+        "friday": ("chat",),
+        "echo": ("chat", "invoke"),
+        "meeting-room": ("chat",),
+        "meeting_room": None,
+    }
+    assert catalog.options("nobody") is None
+    assert catalog.options("") is None
+
+
+def test_a_graph_with_bad_options_harms_no_other(tmp_path: Path) -> None:
+    good, bad = {"name": "good", "graph": {}}, {"name": "bad", "graph": {}, "agentd": {"handles": 7}}
+    path = tmp_path / "property.json"
+    path.write_text(json.dumps({"ten": {"predefined_graphs": [good, bad]}}))
+    catalog = GraphCatalog(path)
+    assert catalog.options("good") == GraphOptions()
+    with pytest.raises(Refusal, match="graph 'bad'"):
+        catalog.options("bad")
 
 
 @pytest.mark.parametrize(
@@ -280,6 +305,7 @@ def test_the_shipped_graphs_are_listed() -> None:
         ("camera_va_openai_azure", "openai_chatgpt"),
         ("friday", "friday"),
         ("echo", "echo"),
+        ("meeting-room", "meeting_room"),
         ("meeting_room", "meeting_room"),
     ],
 )

@@ -344,7 +344,7 @@ def test_a_reader_that_goes_away_is_no_traceback(server: Commands, arguments: An
 def test_a_token_is_needed_and_never_shown(server: Commands) -> None:
     done = server.run("ls", AGENTD_TOKEN=None)
     assert done.code == 1
-    assert done.err.startswith("agentd: the request carries no valid bearer token [unauthorized]")
+    assert done.err.startswith("agentd: the request carries no valid token or key [unauthorized]")
     assert server.run("graphs", AGENTD_TOKEN=None).code == 1
     assert server.run("ls", "--token", TOKEN, AGENTD_TOKEN="wrong").code == 0
 
@@ -424,6 +424,12 @@ def test_another_web_server(server: Commands) -> None:
         ("serve", "--token", "x"),
         ("doctor", "--set", "x"),
         ("doctor", "--config", "none.toml"),
+        ("keys",),
+        ("keys", "frobnicate"),
+        ("keys", "revoke"),
+        ("keys", "add", "--user", "a/b"),
+        ("keys", "add", "--scope", "all"),
+        ("keys", "ls", "--config", "none.toml"),
     ],
 )
 def test_wrong_usage(server: Commands, arguments: Any) -> None:
@@ -434,7 +440,7 @@ def test_wrong_usage(server: Commands, arguments: Any) -> None:
 
 
 def test_help_and_version(server: Commands) -> None:
-    for arguments in (("--help",), ("serve", "--help"), ("start", "-h"), ("doctor", "--help")):
+    for arguments in (("--help",), ("serve", "--help"), ("start", "-h"), ("doctor", "--help"), ("keys", "add", "-h")):
         done = server.run(*arguments)
         assert (done.code, done.err) == (0, "")
         assert "sage" in done.out
@@ -605,7 +611,9 @@ def test_the_documentation_has_every_command() -> None:
 
     text = DOCS.read_text()
     names = [command.name or command.callback.__name__ for command in app.registered_commands]
-    assert len(names) == 10
+    names += [f"{group.name} {command.name or command.callback.__name__}" for group in app.registered_groups
+              for command in group.typer_instance.registered_commands]  # fmt: skip
+    assert len(names) == 13
     assert all(f"| `agentd {name}" in text for name in names)
 
 

@@ -20,6 +20,7 @@ STANDARD = frozenset(sys.stdlib_module_names)
 
 # Modules that may import only what is pure itself, of ours and of the standard library.
 PURE = (
+    "supervisor.auth",
     "supervisor.causes",
     "supervisor.channels.ending",
     "supervisor.channels.health",
@@ -29,6 +30,8 @@ PURE = (
     "supervisor.graph_file",
     "supervisor.http.bodies",
     "supervisor.http.envelope",
+    "supervisor.http.huawei_paths",
+    "supervisor.http.scopes",
     "supervisor.options",
     "supervisor.placeholders",
     "supervisor.processes.environment",
@@ -38,8 +41,20 @@ PURE = (
     "worker.frames",
 )
 PURE_STANDARD = frozenset(
-    {"collections", "dataclasses", "enum", "fnmatch", "functools", "itertools", "json", "math", "re", "shlex"}
-    | {"types", "typing"}
+    {
+        "base64",
+        "collections",
+        "dataclasses",
+        "enum",
+        "fnmatch",
+        "functools",
+        "hashlib",
+        "hmac",
+        "itertools",
+        "json",
+        "math",
+    }
+    | {"re", "shlex", "types", "typing"}
 )
 PURE_OTHERS = frozenset({"orjson"})
 # The request types of the spawner: data, and the name of a state folder's instance.

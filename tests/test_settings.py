@@ -51,6 +51,7 @@ def test_defaults_of_the_contract(monkeypatch: pytest.MonkeyPatch, folder: Path)
     assert (settings.host, settings.port) == ("127.0.0.1", 8080)
     assert settings.state_dir == Path("/run/user/7/agentd")
     assert settings.log_path == Path("/run/user/7/agentd/logs")
+    assert settings.keys_file == Path("/run/user/7/agentd/keys.json")
     assert settings.app_dir == repository
     assert settings.property_file == repository / "property.json"
     assert settings.addons_dir == repository / "ten_packages" / "extension"
@@ -165,6 +166,7 @@ GOOD = [
     ("AGENTD_LOG_LEVEL", "DEBUG", "log_level", "debug"),
     ("AGENTD_UNKNOWN_ADDONS", "skip", "unknown_addons", "skip"),
     ("AGENTD_GRAPH_LIMITS", "camera_*=2, friday = 0", "graph_limits", {"*gemini*": 3, "camera_*": 2, "friday": 0}),
+    ("AGENTD_KEYS_FILE", "keys.json", "keys_file", Path("keys.json")),
     ("AGENTD_GRAPH_LIMITS", "*gemini*=9", "graph_limits", {"*gemini*": 9}),
     ("MAX_GEMINI_WORKER_COUNT", "5", "graph_limits", {"*gemini*": 5}),
     ("AGENTD_WORKER_COMMAND", "run 'a b' {property_file}", "worker_command", ("run", "a b", "{property_file}")),
@@ -295,6 +297,17 @@ def test_forgiven_values_do_not_hide_others(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("WORKERS_MAX", "1")
     monkeypatch.setenv("AGENTD_LISTEN", "[::]:80")
     assert refused().startswith("AGENTD_LISTEN='[::]:80' (environment): listening beyond loopback")
+
+
+def test_a_file_of_keys_protects(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.setenv("AGENTD_LISTEN", "0.0.0.0:80")
+    monkeypatch.setenv("AGENTD_KEYS_FILE", "keys.json")
+    assert "or make a key with `agentd keys add`" in refused()
+    (folder / "keys.json").touch()
+    settings = load().settings
+    assert settings.has_to_be_protected
+    assert not Settings(host="0.0.0.0", allow_unprotected=True).has_to_be_protected
+    assert not Settings(also_listen="[::1]:80").has_to_be_protected
 
 
 @pytest.mark.parametrize("more", [{"AGENTD_TOKEN": "secret"}, {"AGENTD_ALLOW_UNPROTECTED": "true"}])

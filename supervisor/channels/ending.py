@@ -80,4 +80,4 @@ def describe(status: int, *, oom: bool) -> str:
     """A worker's end in words."""
     if oom:
         return "the kernel killed the worker at its memory limit"
-    return f"the worker was ended by signal {-status}" if status < 0 else f"the worker ended with status {status}"
+    return f"worker was killed by signal {-status}" if status < 0 else f"worker exited with code {status}"

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from supervisor.cli import output
+from supervisor.cli import keys, output
 from supervisor.cli.client import Client, find_target
 from supervisor.cli.errors import REFUSED, USAGE, CommandError, report
 
@@ -20,6 +20,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(keys.app, name="keys")
 
 Server = Annotated[
     str | None,

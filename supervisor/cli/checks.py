@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from supervisor.addresses import Address
+from supervisor.auth import KeysError
 from supervisor.catalog import GraphCatalog
 from supervisor.causes import EXPLANATIONS, Refusal
 from supervisor.cli.client import ANY_ADDRESS, Client, Target
 from supervisor.cli.errors import CommandError
+from supervisor.keys import KeyFile
 from supervisor.listener import listen
 from supervisor.property import StartParameters
 from supervisor.settings import Loaded, Settings
@@ -157,6 +159,16 @@ def _state_folder(loaded: Loaded) -> Iterator[Check]:
         yield Check("socket path", Status.OK, f"{length} of {LONGEST_SOCKET_PATH} bytes")
 
 
+def _keys(loaded: Loaded) -> Iterator[Check]:
+    path = loaded.settings.keys_file
+    try:
+        count = len(KeyFile(path).rows())
+    except (KeysError, OSError) as error:
+        yield Check("keys", Status.FAIL, f"{path} cannot be used: {error}", "mend the file, or set AGENTD_KEYS_FILE")
+    else:
+        yield Check("keys", Status.OK, f"{count} in {path}" if path.exists() else f"none, there is no {path}")
+
+
 def _ports(loaded: Loaded) -> Iterator[Check]:
     with ExitStack() as probes:  # all at the same time, as the server listens: two may exclude each other
         for address in loaded.settings.addresses:
@@ -265,6 +277,7 @@ CHECKS: Final[tuple[Callable[[Loaded], Iterator[Check]], ...]] = (
     _kernel,
     _cgroup,
     _state_folder,
+    _keys,
     _ports,
     _graphs,
     _limits,

@@ -16,6 +16,7 @@ from supervisor.http.dialects.base import TurnHandler
 from supervisor.http.dialects.messages import Said
 from supervisor.http.faults import checked
 from supervisor.http.intake import read_body
+from supervisor.http.principals import bound
 from supervisor.http.replies import native as json_of
 from supervisor.http.replies import refused
 
@@ -70,7 +71,7 @@ class ProcessApi:
         """``POST /process/task``: a turn in the background."""
         body, wanted = await self._asked(request, TaskBody)
         task_id = _new("task_")
-        self._kept.start(wanted, Task(task_id, _reply(body, wanted)), seconds=body.timeout)
+        self._kept.start(bound(request, wanted), Task(task_id, _reply(body, wanted)), seconds=body.timeout)
         told = {
             "task_id": task_id,
             "status": "submitted",

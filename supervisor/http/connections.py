@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 
 from supervisor.listener import BACKLOG
 
@@ -29,6 +30,7 @@ FILES_PER_CHANNEL: Final = 4
 FILES_PER_CONNECTION: Final = 3  # its socket, and the two files of a log it reads
 LEAST_CONNECTIONS: Final = 16
 TELL_SECONDS: Final = 10.0
+MOST_FIELD: Final = 32 * 1024  # bytes of one header field: tokens of clouds have several kilobytes
 
 FULL: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nServer: agentd\r\nAccess-Control-Allow-Origin: *\r\n"
@@ -61,6 +63,7 @@ class Connections:
             self._tell(loop.time())
             return _Full()
         connection = server()
+        connection.__class__ = _Connection  # the server makes its own class only; the two differ in one method
         self._fresh[connection] = loop.call_later(self._head_seconds, self._expire, connection)
         return connection
 
@@ -130,8 +133,29 @@ def make_runner(app: web.Application, *, close_seconds: float, **options: Any) -
         handler_cancellation=True,  # a client that hangs up ends its turn at once; what must not be undone is owned
         shutdown_timeout=close_seconds,
         keepalive_timeout=KEEP_ALIVE_SECONDS,
+        max_field_size=MOST_FIELD,
         **options,
     )
+
+
+class _Connection(web.RequestHandler):
+    """Refuses what is no HTTP without repeating any of it: a token may be in it."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer and close the connection."""
+        if isinstance(exc, LineTooLong):
+            message = f"400: the request line or a header field has more than {exc.args[1]} bytes"
+        elif isinstance(exc, BadHttpMessage):
+            message = f"400: this is no request that can be read ({type(exc).__name__})"
+        return super().handle_error(request, status, exc, message)
 
 
 class _Full(asyncio.Protocol):

@@ -67,6 +67,7 @@ ROWS: Final[dict[Cause, Row]] = {
     Cause.PLACEHOLDER_UNRESOLVED: Row("10100", 500),
     Cause.OVERRIDE_REFUSED: Row("10000", 403),
     Cause.UNAUTHORIZED: Row("10000", 401),
+    Cause.SCOPE_MISSING: Row("10000", 403),
     Cause.HOST_REFUSED: Row("10000", 403),
     Cause.NOT_FOUND: Row("10000", 404),
     Cause.METHOD_NOT_ALLOWED: Row("10000", 405),
@@ -139,6 +140,7 @@ ALWAYS: Final = frozenset(
         Cause.METHOD_NOT_ALLOWED,
         Cause.BODY_TOO_LARGE,
         Cause.UNAUTHORIZED,
+        Cause.SCOPE_MISSING,
         Cause.HOST_REFUSED,
         Cause.INTERNAL,
     }

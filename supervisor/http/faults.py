@@ -57,7 +57,7 @@ def checked(
     if len(body) > MOST_FIELDS:
         raise BodyRefusal(Fault((), "too_long", f"the body has {len(body)} fields; at most {MOST_FIELDS} are allowed"))
     for name in messages:
-        _check_length(name, body.get(name))
+        check_length(name, body.get(name))
     for name, most in entries.items():
         value = body.get(name)
         if isinstance(value, dict | list) and len(value) > most:
@@ -74,7 +74,8 @@ def checked(
         raise BodyRefusal(*told, more="; ".join(more)) from None
 
 
-def _check_length(name: str, messages: Any) -> None:
+def check_length(name: str, messages: Any) -> None:
+    """Raise BodyRefusal when the list of messages `name` is too long, or has too many parts; others are left alone."""
     if not isinstance(messages, list):
         return
     if len(messages) > MOST_MESSAGES:

@@ -1,4 +1,4 @@
-"""Which names the server may be called by when no token protects it.
+"""Which names the server may be called by when neither token nor keys protect it.
 
 A page on the web can point its own name at this machine (DNS rebinding) and is then, for the browser, of the same
 origin as the server. Its requests carry that name in their Host header; so only names that nobody else can have
@@ -41,8 +41,8 @@ class Hosts:
             names = ", ".join(dict.fromkeys((*self._patterns, *self._listen_hosts)))
             raise Refusal(
                 Cause.HOST_REFUSED,
-                f"the Host header is {header[:MAX_SHOWN]!r}; without AGENTD_TOKEN allowed are IP addresses, {names}; "
-                "set AGENTD_TOKEN, or add the name to AGENTD_ALLOWED_HOSTS",
+                f"the Host header is {header[:MAX_SHOWN]!r}; without a token or key allowed are IP addresses, {names}; "
+                "set AGENTD_TOKEN, make a key, or add the name to AGENTD_ALLOWED_HOSTS",
             )
         if len(self.known) >= MOST_KNOWN:
             self.known = {None}

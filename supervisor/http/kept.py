@@ -194,8 +194,8 @@ class Kept:
                 items = turn.take()
                 if not items:
                     await turn.wait()
-                for start in range(0, len(items), translator.batch):
-                    frames = translator.events(items[start : start + translator.batch])
+                for start in range(0, len(items), translator.manner.batch):
+                    frames = translator.events(items[start : start + translator.manner.batch])
                     await self._conclude(run)
                     # As in the foreground the reader sets the pace; at the end nobody is waited for any more.
                     while recording.crowded and turn.wish is None and not turn.ended:

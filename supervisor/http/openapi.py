@@ -69,7 +69,7 @@ def describe(*, strict: bool) -> dict[str, Any]:
         "components": {
             "schemas": {**SCHEMAS, **_models()},
             "securitySchemes": {
-                "token": {"type": "http", "scheme": "bearer", "description": "AGENTD_TOKEN, if it is set"}
+                "token": {"type": "http", "scheme": "bearer", "description": "AGENTD_TOKEN or a key, if there are any"}
             },
         },
     }

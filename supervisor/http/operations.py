@@ -48,7 +48,7 @@ class Operation:
     told_otherwise: Mapping[int, str] = field(default_factory=dict)  # statuses whose refusals have another schema
 
 
-EVERYWHERE: Final = (Cause.UNAUTHORIZED, Cause.HOST_REFUSED, Cause.INTERNAL)
+EVERYWHERE: Final = (Cause.UNAUTHORIZED, Cause.SCOPE_MISSING, Cause.HOST_REFUSED, Cause.INTERNAL)
 BODY: Final = (Cause.BODY_INVALID, Cause.BODY_TOO_LARGE)
 NO_CHANNEL: Final = (Cause.CHANNEL_UNKNOWN,)
 ENDINGS: Final = (

@@ -7,7 +7,7 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
 from supervisor.causes import Cause, Refusal
-from supervisor.http.dialects import agentscope_errors, openai_errors
+from supervisor.http.dialects import agentscope_errors, huawei_errors, openai_errors, reminix_errors
 from supervisor.http.envelope import (
     CONTENT_TYPE,
     NOTHING,
@@ -19,14 +19,20 @@ from supervisor.http.envelope import (
     status_of,
     success,
 )
+from supervisor.http.huawei_paths import is_agent_call
 
 CAUSE_HEADER: Final = "Agentd-Cause"  # TEN's codes each stand for several causes; this tells which
 
 NATIVE: Final = frozenset({"/channels", "/turns", "/events", "/ledger", "/openapi.json"})
 CLIENT_ERROR: Final = 400
 
-# Whose errors are told at such a path and below it: status and body of a refusal.
-DIALECTS: Final[Mapping[str, Callable[[Refusal], tuple[int, dict[str, Any]]]]] = {
+Tell = Callable[[Refusal], tuple[int, dict[str, Any]]]  # status and body of a refusal
+
+# Whose errors are told at such a path and below it.
+DIALECTS: Final[Mapping[str, Tell]] = {
+    "/agent/": reminix_errors.error,
+    "/agents/": reminix_errors.error,
+    "/manifest/": reminix_errors.error,
     "/process/": agentscope_errors.error,
     "/compatible-mode/": openai_errors.error,
     "/v1/": openai_errors.error,
@@ -51,6 +57,15 @@ def answer(data: Any) -> web.Response:
     return json_reply(success(data))
 
 
+def error_reply(cause: Cause, status: int, body: bytes) -> web.Response:
+    """The answer to a request that was refused, or to a turn that failed, with the headers that tell of it."""
+    response = json_reply(body, status)
+    response.headers[CAUSE_HEADER] = cause.value
+    if status >= CLIENT_ERROR and (seconds := RETRY_AFTER.get(cause)) is not None:
+        response.headers[hdrs.RETRY_AFTER] = str(seconds)
+    return response
+
+
 def native(data: Any) -> web.Response:
     """A good answer of the native API."""
     return json_reply(encode(data))
@@ -66,19 +81,24 @@ def refused(refusal: Refusal, path: str, *, strict: bool, more: Mapping[str, Any
 
     `more` is what the native API tells besides.
     """
-    tell = next((tell for prefix, tell in DIALECTS.items() if f"{path}/".startswith(prefix)), None)
+    cause = refusal.cause
+    tell = _dialect_of(path)
     if tell is not None:
         status, body = tell(refusal)
-        response = json_reply(encode(body), status)
-        if refusal.cause is Cause.INTERNAL:  # the turn may have run, and OpenAI's clients try again by themselves
+        response = error_reply(cause, status, encode(body))
+        if cause is Cause.INTERNAL:  # the turn may have run, and OpenAI's clients try again by themselves
             response.headers["x-should-retry"] = "false"
     elif is_native(path):
-        response = json_reply(native_failure(refusal, more), ROWS[refusal.cause].status)
+        response = error_reply(cause, ROWS[cause].status, native_failure(refusal, more))
     else:
-        response = json_reply(failure(refusal, path), status_of(refusal.cause, path, strict=strict))
-    response.headers[CAUSE_HEADER] = refusal.cause.value
-    if response.status >= CLIENT_ERROR and (seconds := RETRY_AFTER.get(refusal.cause)) is not None:
-        response.headers[hdrs.RETRY_AFTER] = str(seconds)
-    if refusal.cause is Cause.UNAUTHORIZED:
+        response = error_reply(cause, status_of(cause, path, strict=strict), failure(refusal, path))
+    if cause is Cause.UNAUTHORIZED:
         response.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
     return response
+
+
+def _dialect_of(path: str) -> Tell | None:
+    """How the API that a path belongs to tells refusals; None: it is one of ours or TEN's."""
+    if is_agent_call(path):  # among paths of OpenAI's
+        return huawei_errors.error
+    return next((tell for prefix, tell in DIALECTS.items() if f"{path}/".startswith(prefix)), None)

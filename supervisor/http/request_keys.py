@@ -5,7 +5,10 @@ from typing import Any, Final
 import structlog
 from aiohttp import web
 
+from supervisor.auth import Principal
+
 REQUEST_ID: Final = web.RequestKey("request_id", str)
+PRINCIPAL: Final = web.RequestKey("principal", Principal)  # not set for probes, which everybody may make
 NOTES: Final = web.RequestKey("notes", dict[str, Any])
 MAX_NOTE: Final = 128
 

@@ -18,6 +18,7 @@ from supervisor.http.envelope import encode
 from supervisor.http.faults import checked
 from supervisor.http.intake import read_body
 from supervisor.http.kept import Kept
+from supervisor.http.principals import as_named, bound
 from supervisor.http.queries import Integer, Switch
 from supervisor.http.recording import Recording
 from supervisor.http.replies import json_reply
@@ -86,13 +87,13 @@ class ResponsesApi:
     async def create(self, request: web.Request) -> web.StreamResponse:
         """``POST /responses``: a turn, streamed, in one piece, or in the background."""
         body, said, items = await read_body(request, self._body_limit, check_body)
-        origin = await self._origin(body.previous_response_id)
+        origin = await self._origin(request, body.previous_response_id)
         named = body.model if body.model is not None and self._catalog.has(body.model) else None
         graph = origin.graph if origin else named or self._catalog.default(self._default_graph)
         wanted = turn_request(body, said, graph, named=named, origin=origin)
         translator = Responses(body, wanted, id=f"resp_{secrets.token_hex(16)}", created_at=time.time())
         if body.background:
-            run = self._kept.start(wanted, translator, input=items)
+            run = self._kept.start(bound(request, wanted), translator, input=items)
             note(request, turn=run.turn.id)
             if body.stream and run.recording is not None:
                 return await self._follow(request, run.recording, 0)
@@ -139,7 +140,7 @@ class ResponsesApi:
         row = await self._row(request.match_info["response"])
         return json_reply(encode(_page(orjson.loads(row.input or b"[]"), query)))
 
-    async def _origin(self, previous: str | None) -> Origin | None:
+    async def _origin(self, request: web.Request, previous: str | None) -> Origin | None:
         """Whose conversation is continued. Raises Refusal."""
         if previous is None:
             return None
@@ -150,7 +151,7 @@ class ResponsesApi:
                 "previous_response_not_found",
                 f"no response {previous!r:.100} is kept, so it cannot be continued",
             )
-        return Origin(row.graph, row.user, row.session)
+        return Origin(row.graph, as_named(request, row.user), row.session)
 
     async def _row(self, response_id: str) -> "ResponseRow":
         row = await self._kept.row(response_id)

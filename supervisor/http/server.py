@@ -1,12 +1,12 @@
 """The HTTP application: routes, and the one middleware every request passes.
 
-The middleware gives the request its id, answers OPTIONS, checks the bearer token (without one the Host header), turns
-every refusal and every unexpected error into the error body of the API the path belongs to, and logs. The headers that
-must be on every response, also on streams, are set by a signal that aiohttp sends for each of them.
+The middleware gives the request its id, answers OPTIONS, checks the token or key and its scope (as long as the server
+is open the Host header), turns every refusal and every unexpected error into the error body of the API the path belongs
+to, and logs. The headers that must be on every response, also on streams, are set by a signal that aiohttp sends for
+each of them.
 """
 
 import asyncio
-import hmac
 import itertools
 import resource
 import secrets
@@ -18,6 +18,7 @@ import structlog
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
+from supervisor.auth import ANYBODY, MASTER
 from supervisor.causes import EXPLANATIONS, Cause, Refusal
 from supervisor.http.agentscope import ProcessApi
 from supervisor.http.channel_logs import LogsApi
@@ -28,14 +29,18 @@ from supervisor.http.control import ControlApi
 from supervisor.http.dialects.base import TurnHandler
 from supervisor.http.events import EventsApi
 from supervisor.http.hosts import Hosts
+from supervisor.http.huawei import HuaweiApi
+from supervisor.http.huawei_paths import AUTH_HEADER, is_agent_call
 from supervisor.http.kept import Kept, Shelf
 from supervisor.http.ledger import LedgerApi, Records
 from supervisor.http.openapi import DescriptionApi
 from supervisor.http.owned import OwnedTasks
 from supervisor.http.probes import PROBES, Details, ProbesApi
+from supervisor.http.reminix import ReminixApi
 from supervisor.http.replies import refused
-from supervisor.http.request_keys import NOTES, REQUEST_ID
+from supervisor.http.request_keys import NOTES, PRINCIPAL, REQUEST_ID
 from supervisor.http.responses import ResponsesApi
+from supervisor.http.scopes import scope_of
 from supervisor.http.streams import Streams
 from supervisor.http.turns import TurnsApi
 from supervisor.http.vectors import VectorsApi
@@ -45,6 +50,7 @@ if TYPE_CHECKING:
     from supervisor.catalog import GraphCatalog
     from supervisor.channels.feed import Feed
     from supervisor.channels.table import ChannelTable
+    from supervisor.keys import Keyring
     from supervisor.settings import Settings
     from supervisor.turns.sessions import Sessions
 
@@ -53,7 +59,7 @@ log = structlog.get_logger()
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 QUIET: Final = frozenset({"/ping", *PROBES})  # logged at debug level only
-OPEN: Final = PROBES  # neither token nor a name of ours needed
+OPEN: Final = PROBES  # neither token nor key nor a name of ours needed
 MAX_REQUEST_ID: Final = 128
 CORS: Final = {
     "Access-Control-Allow-Origin": "*",
@@ -84,11 +90,13 @@ def build_app(
     lives: "Feed",
     records: Records,
     shelf: Shelf,
+    keyring: "Keyring",
 ) -> web.Application:
     """The application for `table`.
 
     `sample` measures channels (bounded by a timeout here), `details` gives the data of ``/health?details=1``; `lives`
-    tells what happens to channels, `records` what has become of them; `shelf` keeps answers. On shutdown streams end by
+    tells what happens to channels, `records` what has become of them; `shelf` keeps answers; `keyring` knows who may
+    call. On shutdown streams end by
     themselves; on clean-up the application waits for starts and stops that requests began, so the table must still live
     then, or have refused them. Run it with `make_runner` and `Site` of connections.py.
     """
@@ -108,12 +116,14 @@ def build_app(
         process,
         ResponsesApi(settings, catalog, handler, kept, streams),
         CompletionsApi(settings, catalog, handler),
+        ReminixApi(settings, catalog, handler),
+        HuaweiApi(settings, catalog, handler),
         DescriptionApi(settings),
     )
     vectors = VectorsApi(settings, table, owned)
     open_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     connections = Connections(most_connections(settings, open_files), settings.head_seconds)
-    door = _Door(settings, connections)
+    door = _Door(settings, connections, keyring)
     app = web.Application(middlewares=[door.handle], client_max_size=settings.body_limit_bytes)
     for api in (*apis, vectors):
         app.add_routes(api.routes())
@@ -121,7 +131,7 @@ def build_app(
     app[CONNECTIONS] = connections
 
     async def start_up(_: web.Application) -> None:
-        _tell(settings, connections.most, open_files)
+        _tell(settings, connections.most, open_files, unprotected=keyring.open)
         await vectors.clear_leftovers()
 
     async def shut_down(_: web.Application) -> None:
@@ -139,9 +149,9 @@ def build_app(
     return app
 
 
-def _tell(settings: "Settings", most: int, open_files: int) -> None:
+def _tell(settings: "Settings", most: int, open_files: int, *, unprotected: bool) -> None:
     """Log what an operator should know about how open the server is."""
-    if settings.token is None:
+    if unprotected:
         hosts = [address.host for address in settings.addresses]
         local = all(map(is_loopback, hosts))
         write = log.info if local else log.warning
@@ -155,14 +165,15 @@ def _tell(settings: "Settings", most: int, open_files: int) -> None:
 class _Door:
     """What every request passes."""
 
-    def __init__(self, settings: "Settings", connections: Connections) -> None:
+    def __init__(self, settings: "Settings", connections: Connections, keyring: "Keyring") -> None:
         self._served = connections.served
         self._hosts = Hosts([address.host for address in settings.addresses], settings.allowed_hosts)
         self._strict = settings.strict_status
-        self._token = None if settings.token is None else settings.token.get_secret_value().encode()
+        self._keyring = keyring
         self._log_quiet = settings.log_level == "debug"
-        allowed = "*" if self._token is None else "*, Authorization"  # the wildcard does not cover it
-        self._headers = CIMultiDict(CORS | {"Access-Control-Allow-Headers": allowed, hdrs.SERVER: "agentd"})
+        self._open_headers = CIMultiDict(CORS | {hdrs.SERVER: "agentd"})
+        self._headers = self._open_headers.copy()
+        self._headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = "*, Authorization"  # the wildcard does not cover it
         self._prefix = secrets.token_hex(4)
         self._numbers = itertools.count(1)
 
@@ -178,13 +189,12 @@ class _Door:
             structlog.contextvars.bind_contextvars(request_id=request_id)
         response: web.StreamResponse
         if request.method == hdrs.METH_OPTIONS:
+            self._keyring.look()
             response = web.Response(status=204)
         else:
             try:
-                if self._token is not None:
-                    self._admit(request, path)
-                elif (host := request.headers.get(hdrs.HOST)) not in self._hosts.known:
-                    self._admit_host(request, path, host or "")
+                if path not in OPEN or "details" in request.query:
+                    self._admit(request)
                 response = await handler(request)
             except Refusal as refusal:
                 response = refused(refusal, path, strict=self._strict)
@@ -203,7 +213,7 @@ class _Door:
 
     async def finish_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         """Set the headers that are on every response."""
-        response.headers.update(self._headers)
+        response.headers.update(self._open_headers if self._keyring.open else self._headers)
         if request_id := request.get(REQUEST_ID):
             response.headers[X_REQUEST_ID] = request_id
 
@@ -213,18 +223,31 @@ class _Door:
             return given
         return f"{self._prefix}-{next(self._numbers):x}"
 
-    def _admit(self, request: web.Request, path: str) -> None:
-        if _is_open(request, path):
-            return
-        scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-        matches = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), self._token or b"")
-        if scheme.lower() != "bearer" or not matches:
-            explanation = EXPLANATIONS[Cause.UNAUTHORIZED]
-            raise Refusal(Cause.UNAUTHORIZED, f"{Cause.UNAUTHORIZED}: {explanation.message}; {explanation.next_step}")
-
-    def _admit_host(self, request: web.Request, path: str, host: str) -> None:
-        if not _is_open(request, path):
-            self._hosts.admit(host)
+    def _admit(self, request: web.Request) -> None:
+        """Find out who asks, and note it with the request. Raises Refusal."""
+        path = request.rel_url.path_safe  # by which it was routed
+        if is_agent_call(path):
+            secret = _secret(request.headers.get(AUTH_HEADER, ""))
+            principal = None if secret is None else self._keyring.principal(secret)
+            where = f"send it in the header {AUTH_HEADER}"
+        else:
+            principal = self._keyring.principal(_bearer(request.headers.get(hdrs.AUTHORIZATION, "")))
+            where = EXPLANATIONS[Cause.UNAUTHORIZED].next_step
+        if principal is None:
+            message = EXPLANATIONS[Cause.UNAUTHORIZED].message
+            raise Refusal(Cause.UNAUTHORIZED, f"{Cause.UNAUTHORIZED}: {message}; {where}")
+        request[PRINCIPAL] = principal
+        if principal is ANYBODY:
+            if (host := request.headers.get(hdrs.HOST)) not in self._hosts.known:
+                self._hosts.admit(host or "")
+        elif principal is not MASTER:
+            request[NOTES] = {"key": principal.name}
+            scope = scope_of(path)
+            if scope is not None and not principal.allows(scope):
+                scopes = ", ".join(sorted(principal.scopes))
+                raise Refusal(
+                    Cause.SCOPE_MISSING, f"key {principal.name} has the scopes {scopes}; {request.path} needs {scope}"
+                )
 
     def _translated(self, request: web.Request, error: web.HTTPException) -> web.Response:
         """What aiohttp itself refuses (no such path, wrong method), in our form."""
@@ -268,6 +291,11 @@ class _Door:
         )
 
 
-def _is_open(request: web.Request, path: str) -> bool:
-    """Whether a request is a probe's, that everybody may make."""
-    return path in OPEN and "details" not in request.query
+def _bearer(header: str) -> bytes | None:
+    """The token or key of a header Authorization."""
+    scheme, _, given = header.partition(" ")
+    return _secret(given) if scheme.lower() == "bearer" else None
+
+
+def _secret(given: str) -> bytes | None:
+    return given.strip().encode("utf-8", "surrogateescape") or None

@@ -5,7 +5,7 @@ write to the transport, each still a chunk of its own, since some clients read a
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from aiohttp import HttpVersion11, hdrs, web
@@ -29,10 +29,9 @@ class EventStream:
         self,
         request: web.Request,
         streams: Streams,
-        headers: Mapping[str, str] = HEADERS,
-        keep_alive: bytes | None = COMMENT,
+        keep_alive: bytes = COMMENT,
     ) -> None:
-        self.response = web.StreamResponse(headers=headers)
+        self.response = web.StreamResponse(headers=HEADERS)
         self._request = request
         self._streams = streams
         self._keep_alive = keep_alive
@@ -49,8 +48,7 @@ class EventStream:
         await self.response.prepare(self._request)
         self._transport = self._request.transport
         self._wrote_at = self._loop.time()
-        if self._keep_alive is not None:
-            self._timer = self._loop.call_later(KEEP_ALIVE_SECONDS, self._tick, self._keep_alive)
+        self._timer = self._loop.call_later(KEEP_ALIVE_SECONDS, self._tick)
 
     async def send(self, events: Sequence[bytes]) -> None:
         """Send events, each in a chunk of its own; wait while the client has much to read.
@@ -85,7 +83,7 @@ class EventStream:
         self._wrote_at = self._loop.time()
         return transport
 
-    def _tick(self, comment: bytes) -> None:
+    def _tick(self) -> None:
         """Also how it is noticed that a client has gone without a word."""
         now = self._loop.time()
         quiet = now - self._wrote_at
@@ -93,5 +91,5 @@ class EventStream:
             quiet = 0.0
             if self._transport is None or self._transport.is_closing():
                 return
-            self._write((comment,))
-        self._timer = self._loop.call_later(KEEP_ALIVE_SECONDS - quiet, self._tick, comment)
+            self._write((self._keep_alive,))
+        self._timer = self._loop.call_later(KEEP_ALIVE_SECONDS - quiet, self._tick)

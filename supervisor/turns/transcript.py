@@ -98,6 +98,11 @@ class Transcript:
         return self.has_value and not (isinstance(self.value, dict) and self.value.keys() == {INCOMPLETE})
 
     @property
+    def is_text_whole(self) -> bool:
+        """Whether the answer is kept to its last character."""
+        return self._text.size <= MAX_CHARACTERS
+
+    @property
     def thoughts(self) -> str:
         """The reasoning so far."""
         return str(self._thoughts)

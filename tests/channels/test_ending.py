@@ -35,12 +35,12 @@ STOPPED = (Cause.STOPPED, "")
     ("steps", "exit_", "expected"),
     [
         # a running worker: its status tells
-        ((), (0, False), (Cause.EXITED, "the worker ended with status 0")),
-        ((), (7, False), (Cause.CRASHED, "the worker ended with status 7")),
-        ((), (-11, False), (Cause.CRASHED, "the worker was ended by signal 11")),
+        ((), (0, False), (Cause.EXITED, "worker exited with code 0")),
+        ((), (7, False), (Cause.CRASHED, "worker exited with code 7")),
+        ((), (-11, False), (Cause.CRASHED, "worker was killed by signal 11")),
         ((), (-9, True), (Cause.OUT_OF_MEMORY, "the kernel killed the worker at its memory limit")),
         # a start: what the worker says is more precise than that it ended
-        ((EARLY,), (3, False), (Cause.EXITED_BEFORE_READY, "the worker ended with status 3")),
+        ((EARLY,), (3, False), (Cause.EXITED_BEFORE_READY, "worker exited with code 3")),
         ((EARLY, MISSING), (3, False), (Cause.ADDONS_MISSING, "no add-on x")),
         ((MISSING, EARLY), (3, False), (Cause.ADDONS_MISSING, "no add-on x")),
         ((EARLY,), (-9, True), (Cause.OUT_OF_MEMORY, "the kernel killed the worker at its memory limit")),

@@ -255,7 +255,7 @@ async def test_a_server_that_goes_on_after_the_end(impostor: Impostor, patience:
 async def test_wrong_token_other_server_no_server(impostor: Impostor) -> None:
     done = await impostor.run("g", lines=b"a\nb\n", AGENTD_TOKEN="wrong")
     assert (done.code, done.out, impostor.exchanges) == (1, "", [])
-    assert done.err.count("agentd: the request carries no valid bearer token [unauthorized]\n") == 2
+    assert done.err.count("agentd: the request carries no valid token or key [unauthorized]\n") == 2
     done = await impostor.run("g", "-m", "x", "--server", impostor.url + "/elsewhere")
     assert (done.code, done.err.splitlines()[1]) == (1, "  detail: HTTP 404, 14 bytes of text/plain")
     with socket.socket() as free:

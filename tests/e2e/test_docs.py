@@ -77,7 +77,7 @@ async def test_the_readme_s_curl_examples(agentd: Agentd) -> None:
 
 async def test_the_readme_s_conversation(agentd: Agentd) -> None:
     await agentd.start()
-    output = await curl(agentd, "friday")
+    output = await curl(agentd, "/turns")
     stream, _, rest = output.partition("event: final\n")
     pieces = re.findall(r"event: text\ndata: (.*)", stream)
     assert "Friday" in "".join(json.loads(piece)["text"] for piece in pieces)
@@ -128,6 +128,37 @@ async def test_the_examples_of_the_agentscope_page(agentd: Agentd) -> None:
     assert "Your name is Alice" in second
     stop, task, unknown = answers(rest)
     assert (stop["status"], task["status"], unknown["error"]["code"]) == ("success", "submitted", "RESPONSE_UNKNOWN")
+
+
+async def test_the_readme_s_other_clients(agentd: Agentd) -> None:
+    await agentd.start()
+    reminix, _, huawei = (await curl(agentd, "agent/friday/chat")).partition("data: [DONE]")
+    assert "Friday" in reminix
+    assert "Idle" in huawei
+
+
+async def test_the_examples_of_the_reminix_page(agentd: Agentd) -> None:
+    await agentd.start()
+    first, second = snippets(DOCS / "reminix.md", "sh")
+    output = await shell(first.replace("curl ", "curl -s "), agentd.folder, A=agentd.address)
+    lines = first.splitlines()
+    told = [line.removeprefix("# ") for line in lines if line.startswith("# ")]
+    assert len(told) == 2
+    assert all(line in output for line in told)
+    assert 'data: {"chunk": "Friday, "}' in output
+    assert [endpoint["name"] for endpoint in answers(output)[-1]["endpoints"]].count("echo") == 2
+    output = await shell(second.replace("curl ", "curl -s "), agentd.folder, A=agentd.address)
+    kinds = re.findall(r'data: \{"type":"([a-z_]+)"', output)
+    assert list(dict.fromkeys(kinds)) == ["text_delta", "tool_call", "tool_result"]
+
+
+async def test_the_example_of_the_huawei_page(agentd: Agentd) -> None:
+    await agentd.start()
+    [script] = snippets(DOCS / "huawei.md", "sh")
+    output = await shell(script.replace("curl ", "curl -s "), agentd.folder, A=agentd.address)
+    units = [json.loads(line[5:]) for line in output.splitlines() if line]
+    assert [unit["event"] for unit in units][-3:] == ["statistic_data", "summary_response", "done"]
+    assert "idle" in units[-2]["content"]
 
 
 async def test_the_readme_s_ten_app(state_dir: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import NAMESPACE_OID, uuid5
 
 import pytest
 
@@ -21,7 +22,10 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True)
 class Api:
-    """One API: its path, a body, the events that end a stream of it, and the text its events add up to."""
+    """One API: its path, a body, the events that end a stream of it, and the text its events add up to.
+
+    Streams of those with `done` have ``[DONE]`` behind their last event; in Reminix's it is an event.
+    """
 
     path: str
     ask: Callable[[str, str], dict[str, Any]]
@@ -62,6 +66,24 @@ APIS = {
         completion_ends,
         lambda events: "".join(e["choices"][0]["delta"].get("content") or "" for e in events if e.get("choices")),
     ),
+    "reminix": Api(
+        "/agent/talker/chat",
+        lambda text, session: {
+            "messages": [{"role": "user", "content": text}],
+            "stream": True,
+            "context": {"conversation_id": session},
+        },
+        lambda event: "chunk" not in event,
+        lambda events: "".join(event.get("chunk", "") for event in events),
+        done=False,
+    ),
+    "huawei": Api(
+        "/v1/p/agents/talker/conversations/SESSION",
+        lambda text, _: {"query": text},
+        lambda event: event["event"] == "done",
+        lambda events: next((e["content"] for e in events if e["event"] == "summary_response"), ""),
+        done=False,
+    ),
 }
 EVERY = pytest.mark.parametrize("name", APIS)
 
@@ -86,23 +108,23 @@ async def blocks(server: Agentd, api: Api, text: str, session: str) -> list[str]
                 await reader._read()
             body += reader._rest[:size]
             reader._rest = reader._rest[size + 2 :]
-    found = [line.removeprefix("data: ") for line in body.decode().split("\n") if line.startswith("data: ")]
+    found = [line.removeprefix("data:").lstrip() for line in body.decode().split("\n") if line.startswith("data:")]
     assert len(found) == sum(bool(block) and not block.startswith(":") for block in body.decode().split("\n\n"))
     return found
 
 
 def request(api: Api, text: str, session: str) -> bytes:
     data = json.dumps(api.ask(text, session)).encode()
-    head = f"POST {api.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(data)}\r\n\r\n"
+    path = api.path.replace("SESSION", str(uuid5(NAMESPACE_OID, session)))
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Auth-Token: any\r\nContent-Length: {len(data)}\r\n\r\n"
     return head.encode() + data
 
 
 def check(api: Api, found: list[str]) -> list[dict[str, Any]]:
     """The events of a stream that ended as it has to: once, by the last event."""
-    assert found.count(DONE) == api.done
     if api.done:
         assert found.pop() == DONE
-    events = [json.loads(data) for data in found]
+    events = [json.loads(data) if data != DONE else {"done": True} for data in found]
     assert [api.ends(event) for event in events] == [False] * (len(events) - 1) + [True]
     return events
 
@@ -113,12 +135,12 @@ async def test_a_worker_over_its_memory_limit(agentd: Agentd, tmp_path: Path, na
     if "memory" not in (await server.get("/health?details=1"))["data"]["controllers"]:
         pytest.skip("no memory controller can be used here")
     events = check(APIS[name], await blocks(server, APIS[name], script(["say", "so "], ["hoard", 0]), "s"))
-    assert "memory" in json.dumps(events[-1])
+    assert "memory" in json.dumps(events[-3:])
 
 
 async def test_a_hundred_sessions_at_a_time_do_not_mix(agentd: Agentd, tmp_path: Path) -> None:
     server = await start(agentd, tmp_path, WORKERS_MAX="120")
-    asked = [(api, f"{name} {number}") for number in range(34) for name, api in APIS.items()]
+    asked = [(api, f"{name} {number}") for number in range(21) for name, api in APIS.items()]
 
     async def ask(api: Api, mark: str) -> None:
         for step in range(2):

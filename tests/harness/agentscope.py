@@ -1,6 +1,5 @@
 """AgentScope's clients: what a reply has to be like, and one that reads replies of a real server."""
 
-import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
@@ -8,6 +7,7 @@ from typing import Any
 
 import aiohttp
 
+from tests.harness.chunks import Chunks
 from tests.harness.server import PATIENCE, Agentd
 
 Event = dict[str, Any]
@@ -123,25 +123,8 @@ def asked(text: str, **more: Any) -> dict[str, Any]:
     return {"input": [{"role": "user", "content": [{"type": "text", "text": text}]}], **more}
 
 
-class Reply:
+class Reply(Chunks):
     """A reply as it comes, chunk by chunk."""
-
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self.response = response
-        self.chunks: list[bytes] = []
-
-    async def next(self) -> bytes:
-        """The next chunk, comments too; empty at the end."""
-        async with asyncio.timeout(PATIENCE):
-            chunk = b""
-            while True:
-                data, ended = await self.response.content.readchunk()
-                chunk += data
-                if ended and chunk:
-                    self.chunks.append(chunk)
-                    return chunk
-                if not data and not ended:
-                    return b""
 
     async def until(self, kind: str, status: str = "in_progress") -> Event:
         """The first event of this kind, waited for."""
@@ -154,9 +137,7 @@ class Reply:
 
     async def all(self) -> list[Event]:
         """The events of the whole reply, checked."""
-        while await self.next():
-            pass
-        return events_of([chunk for chunk in self.chunks if not chunk.startswith(b":")])
+        return events_of([chunk for chunk in await self.rest() if not chunk.startswith(b":")])
 
 
 @contextlib.asynccontextmanager

@@ -21,6 +21,7 @@ from supervisor.channels.lifecycle import State
 from supervisor.channels.requests import StartRequest, check_channel_name
 from supervisor.http.connections import Site, make_runner
 from supervisor.http.server import build_app
+from supervisor.keys import Keyring
 from supervisor.processes.monitor import Sample
 from supervisor.settings import Settings
 from supervisor.turns.archive import StoreArchive
@@ -267,6 +268,7 @@ async def open_house(root: Path, workers_max: int = 100, records: Any = None, **
         lives=lives,
         records=records,
         shelf=records,
+        keyring=Keyring(settings.keys_file, settings.token and settings.token.get_secret_value()),
     )
     runner = make_runner(app, close_seconds=1)
     await runner.setup()

@@ -51,6 +51,7 @@ STATUSES: dict[Cause, tuple[int, str]] = {
     Cause.EXITED_BEFORE_READY: (502, "EXITED_BEFORE_READY"),
     Cause.CRASHED: (502, "WORKER_DIED"),
     Cause.UNAUTHORIZED: (401, "UNAUTHORIZED"),
+    Cause.SCOPE_MISSING: (403, "SCOPE_MISSING"),
     Cause.INTERNAL: (500, "INTERNAL"),
 }
 

@@ -77,6 +77,7 @@ def test_codes_by_path(cause: Cause, path: str, code: str) -> None:
         (Cause.METHOD_NOT_ALLOWED, 405),
         (Cause.BODY_TOO_LARGE, 413),
         (Cause.UNAUTHORIZED, 401),
+        (Cause.SCOPE_MISSING, 403),
         (Cause.INTERNAL, 500),
     ],
 )

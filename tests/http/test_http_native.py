@@ -25,7 +25,7 @@ ROW = {
     "claimed_at": 1.0,
     "ended_at": 2.0,
     "cause": "crashed",
-    "detail": "the worker was ended by signal 9",
+    "detail": "worker was killed by signal 9",
     "status": -9,
     "processes": 2,
     "killed": 1,

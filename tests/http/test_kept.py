@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from supervisor.causes import Cause, Refusal
+from supervisor.http.dialects.base import Manner
 from supervisor.http.kept import RESUME_BYTES, Kept
 from supervisor.store.records import ResponseBegun, ResponseEnded
 from supervisor.turns.requests import TurnRequest
@@ -46,7 +47,7 @@ class Shelf:
 class Echo:
     """A translator that tells every event as it came."""
 
-    batch = 512
+    manner = Manner()
     source = "echo"
 
     def __init__(self, name: str = "r1", size: int = 1) -> None:

@@ -16,6 +16,7 @@ from supervisor.http.replies import refused
         (Cause.BODY_INVALID, 400, "invalid_request_error"),
         (Cause.BODY_TOO_LARGE, 413, "invalid_request_error"),
         (Cause.UNAUTHORIZED, 401, "authentication_error"),
+        (Cause.SCOPE_MISSING, 403, "permission_error"),
         (Cause.HOST_REFUSED, 403, "permission_error"),
         (Cause.NOT_FOUND, 404, "invalid_request_error"),
         (Cause.METHOD_NOT_ALLOWED, 405, "invalid_request_error"),

@@ -20,17 +20,16 @@ from supervisor.http.dialects.agentscope_objects import (
     message,
     whole,
 )
-from supervisor.http.dialects.agentscope_text import MOST_ESCAPED, PIECE_BYTES, Tail, inner, safe, split
+from supervisor.http.dialects.agentscope_text import MOST_ESCAPED, PIECE_BYTES, Tail, inner, split
 from supervisor.http.dialects.answer import Answer, Frames, Part
-from supervisor.http.dialects.base import BATCH, PATIENCE_SECONDS
+from supervisor.http.dialects.base import PATIENCE_SECONDS, Manner
+from supervisor.http.dialects.data_lines import DONE, safe
 from supervisor.http.envelope import encode
 from supervisor.http.replies import json_reply
-from supervisor.http.sse import COMMENT, HEADERS
 from supervisor.turns.transcript import Event
 from supervisor.turns.turn import Item, Turn, TurnEnding
 
 FRAME_BYTES: Final = 8 * 1024  # every frame but the last is smaller, unless a whole part has to be in it
-DONE: Final = b"data: [DONE]\n\n"
 LARGE_BATCH: Final = 8  # events of some kilobytes each: together no more than one read takes
 
 RUNNING: Final = "running"
@@ -53,10 +52,7 @@ _NOTHING: Final[Mapping[str, None]] = {"code": None, "message": None, "usage": N
 class AgentScope:
     """A turn as a stream."""
 
-    headers: Mapping[str, str] = HEADERS
-    keep_alive: bytes | None = COMMENT
-    patience: float | None = PATIENCE_SECONDS
-    batch: int = LARGE_BATCH
+    manner = Manner(patience=PATIENCE_SECONDS, batch=LARGE_BATCH)
 
     def __init__(self, reply: Reply) -> None:
         self._reply = reply
@@ -163,10 +159,7 @@ class AgentScope:
 class Task:
     """A turn in the background: only how it ended is told, and kept."""
 
-    headers: Mapping[str, str] = HEADERS
-    keep_alive: bytes | None = COMMENT
-    patience: float | None = PATIENCE_SECONDS
-    batch: int = BATCH
+    manner = Manner(patience=PATIENCE_SECONDS)
     source = SOURCE
 
     def __init__(self, task_id: str, reply: Reply) -> None:

@@ -5,26 +5,13 @@ from typing import Final
 
 import orjson
 
+from supervisor.http.dialects.data_lines import safe
+
 PIECE_BYTES: Final = 2 * 1024  # of the text of one delta, in JSON
 TAIL_CHARACTERS: Final = 4096  # of the answer so far
 TAIL_BYTES: Final = 5 * 1024  # of that in JSON, so that a delta of any size fits beside it
 MOST_ESCAPED: Final = 6  # bytes that one character can become in JSON
 USUAL_BYTES: Final = 3  # of a character that is not ASCII
-
-# Line ends to clients that split by Unicode's rules; JSON allows them in strings.
-LINE_ENDS: Final = (
-    ("\u0085".encode(), rb"\u0085"),
-    ("\u2028".encode(), rb"\u2028"),
-    ("\u2029".encode(), rb"\u2029"),
-)
-
-
-def safe(data: bytes) -> bytes:
-    """JSON without characters that somebody takes for the end of a line."""
-    if not data.isascii():
-        for character, escaped in LINE_ENDS:
-            data = data.replace(character, escaped)
-    return data
 
 
 def inner(text: str) -> bytes:

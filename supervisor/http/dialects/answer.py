@@ -44,6 +44,28 @@ class Part:
         return orjson.dumps(self.call["arguments"]).decode()
 
 
+def handed(value: Any, calls: Iterable[Event]) -> list[Event]:
+    """Those of an agent's calls that the client is to answer, as the value says that the turn ended with."""
+    told = value.get(TOOL_CALLS) if isinstance(value, dict) else None
+    listed = told if isinstance(told, list) else []  # a worker may say anything
+    ids = {call["id"] for call in listed if isinstance(call, dict) and isinstance(call.get("id"), str)}
+    return [call for call in calls if call["id"] in ids]
+
+
+def value_as_text(value: Any, structured: Any) -> str:
+    """What a turn ended with, as a text: its structured answer, or else its value, unless that is none."""
+    answer = value if structured is None else structured
+    if isinstance(answer, dict) and answer.keys() == {INCOMPLETE}:
+        return ""
+    return answer if isinstance(answer, str) else "" if answer is None else orjson.dumps(answer).decode()
+
+
+def function_call(call: Event) -> Event:
+    """A call as OpenAI's chat completions have it, and many after them."""
+    arguments = orjson.dumps(call["arguments"]).decode()
+    return {"id": call["id"], "type": "function", "function": {"name": call["name"], "arguments": arguments}}
+
+
 class Voice(Protocol):
     """How an API tells of an answer: each method appends encoded events to `out`."""
 
@@ -82,10 +104,7 @@ class Answer:
     @property
     def handed(self) -> list[Event]:
         """The calls that the client is to answer, once the turn has ended."""
-        value = self.value.get(TOOL_CALLS) if isinstance(self.value, dict) else None
-        listed = value if isinstance(value, list) else []  # a worker may say anything
-        ids = {call["id"] for call in listed if isinstance(call, dict) and isinstance(call.get("id"), str)}
-        return [part.call for part in self.parts if part.kind == "call" and part.call["id"] in ids]
+        return handed(self.value, (part.call for part in self.parts if part.kind == "call"))
 
     @property
     def incomplete(self) -> str:
@@ -166,16 +185,10 @@ class Answer:
         self.value = last.get("value")
         self.cut = self.cut or "lost" in last
         if last["type"] == "final" and not self._has_text and not self.handed:
-            text = self._value_as_text()
+            text = value_as_text(self.value, self._structured)
             part = self._begin("text", voice, out)
             if text:
                 self._add(part, text)
                 voice.piece(part, text, out)
         self._end(voice, out)
         voice.over(self, last, out)
-
-    def _value_as_text(self) -> str:
-        value = self._structured if self._structured is not None else self.value
-        if isinstance(value, dict) and value.keys() == {INCOMPLETE}:
-            return ""
-        return value if isinstance(value, str) else "" if value is None else orjson.dumps(value).decode()

@@ -1,14 +1,16 @@
 """The one handler of turns for every API: it does all the I/O, a translator says how things look (law 2)."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from aiohttp import web
 
 from supervisor.causes import Cause, Refusal
+from supervisor.http.principals import bound
 from supervisor.http.request_keys import note
-from supervisor.http.sse import COMMENT, HEADERS, EventStream
+from supervisor.http.sse import COMMENT, EventStream
 from supervisor.http.streams import Streams
 from supervisor.turns.requests import TurnRequest
 from supervisor.turns.sessions import Sessions
@@ -24,13 +26,26 @@ PATIENCE_SECONDS: Final = 0.25
 BATCH: Final = 512
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manner:
+    """How an API streams.
+
+    `patience` is how many seconds the head waits for the worker (None: until it was asked), and `first_seconds` how
+    many it then waits for something to tell of what the agent says (None: until there is). A turn that fails before is
+    answered by `Translator.body`, with a status of its own. `keep_alive` is said in silence; after `batch` events the
+    reader's pace is looked at.
+    """
+
+    keep_alive: bytes = COMMENT
+    patience: float | None = None
+    first_seconds: float | None = 0.0
+    batch: int = BATCH
+
+
 class Translator(Protocol):
     """How one turn looks in one API. Pure: it may remember what it has translated of this turn."""
 
-    headers: Mapping[str, str] = HEADERS
-    keep_alive: bytes | None = COMMENT
-    patience: float | None = None  # seconds a stream's head waits for the worker; None: until the worker was asked
-    batch: int = BATCH
+    manner: Manner
 
     def opening(self, turn: Turn) -> list[bytes]:
         """The events a stream begins with, before the agent says anything. Called once, before all else."""
@@ -75,10 +90,10 @@ class TurnHandler:
 
         A client that goes away cancels its turn: aiohttp then cancels this call.
         """
-        turn = self._sessions.begin(wanted)
+        turn = self._sessions.begin(bound(request, wanted))
         note(request, turn=turn.id)
         try:
-            await _ready(turn, translator.patience if stream else None)
+            await _ready(turn, translator.manner.patience if stream else None)
             opening = translator.opening(turn)
             if keeper is not None:
                 keeper.begun(turn)
@@ -93,16 +108,24 @@ class TurnHandler:
     async def _relay(
         self, request: web.Request, turn: Turn, translator: Translator, opening: list[bytes], keeper: Keeper | None
     ) -> web.StreamResponse:
-        events = EventStream(request, self._streams, translator.headers, translator.keep_alive)
+        first: list[bytes] = []
+        if translator.manner.first_seconds != 0:
+            first = await _first(turn, translator)
+            if turn.over:  # before anything was told of it
+                ending = await turn.ended_by()
+                if not (first and ending.completed):
+                    return translator.body(turn, ending)
+        events = EventStream(request, self._streams, translator.manner.keep_alive)
+        batch = translator.manner.batch
         try:
             await events.open()
-            await events.send(opening)
+            await events.send([*opening, *first])
             while not turn.over:
                 items = turn.take()
                 if not items:
                     await turn.wait()
-                for start in range(0, len(items), translator.batch):
-                    frames = translator.events(items[start : start + translator.batch])
+                for start in range(0, len(items), batch):
+                    frames = translator.events(items[start : start + batch])
                     if keeper is not None:
                         await _keep(turn, keeper)
                     await events.send(frames)
@@ -110,6 +133,21 @@ class TurnHandler:
         finally:
             events.abandon()
         return events.response
+
+
+async def _first(turn: Turn, translator: Translator) -> list[bytes]:
+    """The first events that there are to tell, or all of a turn that is over with them; none: the time is up."""
+    told: list[bytes] = []
+    try:
+        async with asyncio.timeout(translator.manner.first_seconds):
+            while not told and not turn.over:
+                if items := turn.take():
+                    told += translator.events(items)
+                else:
+                    await turn.wait()
+    except TimeoutError:
+        pass
+    return told
 
 
 async def collect(turn: Turn, translator: Translator, keeper: Keeper | None) -> TurnEnding:

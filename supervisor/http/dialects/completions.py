@@ -12,15 +12,14 @@ from aiohttp import web
 
 from supervisor.causes import Cause, Refusal
 from supervisor.http.dialects import openai_errors
-from supervisor.http.dialects.answer import Answer, Frames, Part
-from supervisor.http.dialects.base import BATCH
+from supervisor.http.dialects.answer import Answer, Frames, Part, function_call
+from supervisor.http.dialects.base import Manner
+from supervisor.http.dialects.data_lines import DONE
 from supervisor.http.envelope import encode
 from supervisor.http.replies import CAUSE_HEADER, json_reply
-from supervisor.http.sse import COMMENT, HEADERS
 from supervisor.turns.transcript import Event
 from supervisor.turns.turn import Item, Turn, TurnEnding
 
-DONE: Final = b"data: [DONE]\n\n"
 FILTERED: Final = "content_filter"  # of the reasons why an answer is not whole the one with a word of its own
 
 # Where a piece of a part goes.
@@ -36,10 +35,7 @@ DETAILS: Final[Mapping[str, Sequence[str]]] = {
 class Completion:
     """One turn in this API. `model` is what was asked for, and is echoed."""
 
-    headers: Mapping[str, str] = HEADERS
-    keep_alive: bytes | None = COMMENT
-    patience: float | None = None
-    batch: int = BATCH
+    manner = Manner()
 
     def __init__(self, model: str, *, include_usage: bool = False) -> None:
         self._model = model
@@ -81,7 +77,7 @@ class Completion:
             message["reasoning_content"] = texts["thought"]
         if handed:
             message["content"] = texts["text"] or None
-            message["tool_calls"] = [_call(call) for call in handed]
+            message["tool_calls"] = [function_call(call) for call in handed]
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self._finish_reason()}
         usage = counts(answer.usage)
         return json_reply(encode({**self._about, "object": "chat.completion", "choices": [choice], "usage": usage}))
@@ -107,7 +103,9 @@ class Completion:
             _, body = openai_errors.error(Refusal(Cause(last["cause"]), last["message"]))
             out += [b"data: %b\n\n" % encode(body), DONE]
             return
-        out += [self._chunk({"tool_calls": [{"index": n, **_call(call)}]}) for n, call in enumerate(answer.handed)]
+        out += [
+            self._chunk({"tool_calls": [{"index": n, **function_call(call)}]}) for n, call in enumerate(answer.handed)
+        ]
         out.append(self._chunk({}, self._finish_reason()))
         if self._include_usage:
             body = {**self._about, "object": "chat.completion.chunk", "choices": [], "usage": counts(answer.usage)}
@@ -144,8 +142,3 @@ def counts(usage: Event | None) -> dict[str, Any] | None:
         if details := {field: usage[field] for field in fields if field in usage}:
             told[name] = details
     return told
-
-
-def _call(call: Event) -> dict[str, Any]:
-    arguments = orjson.dumps(call["arguments"]).decode()
-    return {"id": call["id"], "type": "function", "function": {"name": call["name"], "arguments": arguments}}

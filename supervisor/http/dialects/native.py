@@ -1,16 +1,15 @@
 """agentd's own API of turns: bodies to turn requests, events to server-sent events, endings to JSON. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from supervisor.causes import EXPLANATIONS
-from supervisor.http.dialects.base import BATCH
-from supervisor.http.envelope import RETRY_AFTER, ROWS, encode, shorten
-from supervisor.http.replies import CAUSE_HEADER, json_reply
-from supervisor.http.sse import COMMENT, HEADERS
+from supervisor.http.dialects.base import Manner
+from supervisor.http.envelope import ROWS, encode, shorten
+from supervisor.http.replies import error_reply, json_reply
 from supervisor.turns.requests import MAX_KEY_BYTES, TurnRequest
 from supervisor.turns.turn import Item, Turn, TurnEnding
 
@@ -103,10 +102,7 @@ class SessionTurnBody(TurnBody):
 class Native:
     """One turn in this API."""
 
-    headers: Mapping[str, str] = HEADERS
-    keep_alive: bytes | None = COMMENT
-    patience: float | None = None
-    batch: int = BATCH
+    manner = Manner()
 
     def opening(self, turn: Turn) -> list[bytes]:
         """The event ``turn``: what it is called, and where it runs."""
@@ -130,11 +126,7 @@ class Native:
         }
         if ending.kind:
             error["kind"] = ending.kind
-        response = json_reply(encode({"error": error, **answer}), ROWS[ending.cause].status)
-        response.headers[CAUSE_HEADER] = ending.cause.value
-        if seconds := RETRY_AFTER.get(ending.cause):
-            response.headers["Retry-After"] = str(seconds)
-        return response
+        return error_reply(ending.cause, ROWS[ending.cause].status, encode({"error": error, **answer}))
 
 
 def _about(turn: Turn) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from supervisor.causes import Cause
 from supervisor.http.dialects.answer import Answer, Frames, Part
-from supervisor.http.dialects.base import BATCH, PATIENCE_SECONDS
+from supervisor.http.dialects.base import PATIENCE_SECONDS, Manner
 from supervisor.http.dialects.openai_errors import SOURCE
 from supervisor.http.dialects.responses_object import (
     CANCELLED,
@@ -31,7 +31,6 @@ from supervisor.http.dialects.responses_object import (
 from supervisor.http.dialects.responses_request import ResponsesBody
 from supervisor.http.envelope import encode
 from supervisor.http.replies import json_reply
-from supervisor.http.sse import COMMENT, HEADERS
 from supervisor.turns.requests import TurnRequest
 from supervisor.turns.transcript import Event
 from supervisor.turns.turn import Item, Turn, TurnEnding
@@ -53,10 +52,7 @@ DELTAS: Final[Mapping[str, tuple[str, Object]]] = {
 class Responses:
     """One response: a translator, the voice of its answer, and what is kept of it."""
 
-    headers: Mapping[str, str] = HEADERS
-    keep_alive: bytes | None = COMMENT
-    patience: float | None = PATIENCE_SECONDS
-    batch: int = BATCH
+    manner = Manner(patience=PATIENCE_SECONDS)
     source = SOURCE
 
     def __init__(self, body: ResponsesBody, request: TurnRequest, *, id: str, created_at: float) -> None:  # noqa: A002
