@@ -1,0 +1,255 @@
+"""Keys in front of a whole server: made and revoked by the command while it runs, and bound to users and graphs."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from supervisor.auth import Scope
+from supervisor.keys import KeyFile, new_key
+from supervisor.processes.bundle import prepare_state
+from tests.e2e.test_docs import DOCS, answers, shell, snippets
+from tests.harness import Agentd
+
+
+class Keys:
+    """Makes keys for a server, and knows them all."""
+
+    def __init__(self, agentd: Agentd) -> None:
+        self.file = KeyFile(agentd.state_dir / "keys.json")
+        self.made: list[str] = []
+
+    def add(self, *scopes: Scope, **bound: Any) -> dict[str, str]:
+        """The header of a new key."""
+        prepare_state(self.file.path.parent)
+        text, row = new_key(scopes=scopes or [Scope.TURNS], **bound)
+        self.file.add(row)
+        self.made.append(text)
+        return bearer(text)
+
+    def revoke(self, number: int) -> None:
+        assert self.file.revoke(self.made[number][7:15])
+
+
+def bearer(text: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {text}"}
+
+
+@pytest.fixture
+def keys(agentd: Agentd) -> Iterator[Keys]:
+    """No key that was made is in the server's log afterwards."""
+    keys = Keys(agentd)
+    yield keys
+    log = json.dumps(agentd.events)
+    assert agentd.events
+    assert [text for text in keys.made if text[16:] in log] == []
+
+
+async def status(agentd: Agentd, headers: dict[str, str] | None = None, path: str = "/list") -> int:
+    return int((await agentd.request("GET", path, headers=headers))["status"])
+
+
+async def ask(agentd: Agentd, headers: dict[str, str], message: str, **more: Any) -> dict[str, Any]:
+    body = {"graph": "friday", "session": "s", "message": message, **more}
+    return await agentd.request("POST", "/turns", json=body, headers=headers)
+
+
+# ---------------------------------------------------------------------- the documentation
+
+
+async def test_the_snippets_of_the_page(agentd: Agentd, keys: Keys) -> None:
+    await agentd.start()
+    variables = {"A": agentd.address, "AGENTD_STATE_DIR": str(agentd.state_dir), "COLUMNS": "200"}
+    outputs = []
+    for block in snippets(DOCS / "keys.md", "sh"):
+        shown = 'echo "KEYS: $KEY $ALICE $BOB $OLD $NEW"'
+        script = f"set -e\n{block.replace('curl ', 'curl -s ')}{shown}"
+        output, _, made = (await shell(script, agentd.folder, **variables)).rpartition("KEYS:")
+        keys.made += made.split()
+        outputs.append(output)
+    first, command, scopes, users, rotation = outputs
+    assert len(keys.made) == 7
+    assert answers(first)[0]["cause"] == "completed"
+    assert re.search(rf"^{keys.made[0][7:15]} +alice +friday +turns +\d{{4}}-", first, re.MULTILINE)
+    assert "started lobby\n" in command
+    assert "Friday" in command
+    assert "stopped lobby\n" in command
+    asked, refused = answers(scopes)
+    assert asked["cause"] == "completed"
+    assert refused["detail"] == f"key {keys.made[2][7:15]} has the scopes turns; /list needs control"
+    alice, bob = answers(users)
+    assert "Alice" in alice["text"]
+    assert bob["cause"] == "completed"
+    assert "Alice" not in bob["text"]
+    assert f"revoked {keys.made[-2][7:15]}\n" in rotation
+    new, old = answers(rotation)
+    assert (new["cause"], old["error"]["cause"]) == ("completed", "unauthorized")
+
+
+async def test_the_command_makes_and_revokes_while_the_server_runs(agentd: Agentd, keys: Keys) -> None:
+    await agentd.start()
+    folder, state = agentd.folder, str(agentd.state_dir)
+    text = (await shell("agentd keys add --scope control 2>/dev/null", folder, AGENTD_STATE_DIR=state)).strip()
+    keys.made.append(text)
+    assert await status(agentd, bearer(text)) == 200
+    assert await status(agentd) == 401
+    told = await shell(f"agentd keys revoke {text[7:15]}", folder, AGENTD_STATE_DIR=state)
+    assert told == f"revoked {text[7:15]}\n"
+    assert await status(agentd, bearer(text)) == 401
+
+
+# ---------------------------------------------------------------------- open and closed
+
+
+async def test_the_first_key_closes_and_nothing_opens(agentd: Agentd, keys: Keys) -> None:
+    await agentd.start()
+    assert (await status(agentd), await status(agentd, bearer("any"))) == (200, 200)
+    headers = keys.add(Scope.CONTROL)
+    assert (await status(agentd, headers), await status(agentd), await status(agentd, bearer("any"))) == (200, 401, 401)
+    assert (await agentd.get("/liveness"))["status"] == "alive"
+    keys.revoke(0)
+    assert (await status(agentd, headers), await status(agentd)) == (401, 401)
+    headers = keys.add(Scope.CONTROL)
+    assert await status(agentd, headers) == 200
+    keys.file.path.write_bytes(b"")
+    assert (await status(agentd, headers), await status(agentd)) == (401, 401)
+    headers = keys.add(Scope.CONTROL)
+    assert await status(agentd, headers) == 200
+    keys.file.path.unlink()
+    assert (await status(agentd, headers), await status(agentd)) == (401, 401)
+    await agentd.event("keys.gone")
+
+
+async def test_a_file_that_is_garbled_keeps_the_last_good_keys(agentd: Agentd, keys: Keys) -> None:
+    headers = keys.add(Scope.CONTROL)
+    await agentd.start()
+    for garbage in (b"{", keys.made[0].encode(), b'{"version": 1, "keys": ["' + keys.made[0].encode() + b'"]}'):
+        keys.file.path.write_bytes(garbage)
+        for _ in range(3):
+            assert (await status(agentd, headers), await status(agentd)) == (200, 401)
+    told = [event for event in agentd.events if event["event"] == "keys.unreadable"]
+    assert [(event["level"], event["keys"]) for event in told] == [("error", 1)] * 3
+    keys.file.path.unlink()
+    again = keys.add(Scope.CONTROL)
+    assert (await status(agentd, again), await status(agentd, headers)) == (200, 401)
+
+
+async def test_a_server_does_not_start_with_a_garbled_file(agentd: Agentd, keys: Keys) -> None:
+    keys.add()
+    keys.file.path.write_text('{"version": 1, "keys": [{"id": "' + keys.made[0] + '"}]}')
+    with pytest.raises(AssertionError, match="the server ended without"):
+        await agentd.start()
+    assert await agentd.stop() == 1
+    [line] = [event["text"] for event in agentd.events if event["event"] == "text"]
+    told = f"agentd: cannot start: the file of keys {keys.file.path} cannot be used: keys[0] has no digest"
+    assert line.startswith(told)
+
+
+async def test_keys_are_protection_beyond_loopback(agentd: Agentd, keys: Keys) -> None:
+    headers = keys.add(Scope.CONTROL)
+    await agentd.start(AGENTD_LISTEN="0.0.0.0:0")
+    assert (await status(agentd, headers), await status(agentd)) == (200, 401)
+    assert not [event for event in agentd.events if event["event"] == "server.unprotected"]
+
+
+# ---------------------------------------------------------------------- what a key may do
+
+PLACES = {
+    Scope.TURNS: [("POST", "/turns"), ("GET", "/v1/models"), ("GET", "/compatible-mode/v1/models"),
+                  ("POST", "/process"), ("POST", "/process/task"), ("GET", "/process/task/x"),
+                  ("GET", "/v1/responses/x"), ("GET", "/manifest"), ("POST", "/agent/friday/chat"),
+                  ("POST", "/agents/friday/invoke")],
+    Scope.CONTROL: [("POST", "/start"), ("POST", "/ping"), ("POST", "/stop"), ("GET", "/list"), ("GET", "/graphs"),
+                    ("POST", "/token/generate"), ("GET", "/dev-tmp/addons/default-properties"),
+                    ("GET", "/vector/document/preset/list"), ("GET", "/channels"), ("GET", "/channels/x"),
+                    ("DELETE", "/channels/x"), ("PATCH", "/channels/x/properties"), ("GET", "/channels/x/events"),
+                    ("POST", "/channels/x/turns"), ("DELETE", "/channels/x/turns/y")],
+    Scope.OPS: [("GET", "/ledger"), ("GET", "/openapi.json"), ("GET", "/channels/x/logs"),
+                ("GET", "/health?details=1")],
+}  # fmt: skip
+
+
+async def test_each_scope_opens_its_paths_and_no_others(agentd: Agentd, keys: Keys) -> None:
+    await agentd.start()
+    for scope in Scope:
+        headers = keys.add(scope)
+        for needed, places in PLACES.items():
+            for method, path in places:
+                answer = await agentd.request(method, path, headers=headers)
+                assert (answer["status"] == 403) == (scope is not needed), (scope, path, answer)
+                assert answer["status"] != 401
+        assert await status(agentd, headers, "/nowhere") == 404
+    refused = [event for event in agentd.events if event["event"] == "http.request" and event["status"] == 403]
+    assert {event["key"] for event in refused} == {text[7:15] for text in keys.made}
+
+
+async def test_two_users_have_two_conversations(agentd: Agentd, keys: Keys) -> None:
+    await agentd.start()
+    alice, bob, anyone = keys.add(user="alice"), keys.add(user="bob"), keys.add()
+    assert (await ask(agentd, alice, "My name is Alice."))["cause"] == "completed"
+    assert "Alice" in (await ask(agentd, alice, "What is my name?"))["text"]
+    for headers, user in ((bob, ""), (bob, "alice"), (bob, "../alice"), (alice, "alice"), (anyone, "")):
+        answer = await ask(agentd, headers, "What is my name?", user=user)
+        assert (answer["cause"], "Alice" in answer["text"]) == ("completed", False)
+    assert "Alice" in (await ask(agentd, anyone, "What is my name?", user="alice"))["text"]
+    other = keys.add(user="alice")
+    keys.revoke(0)
+    assert "Alice" in (await ask(agentd, other, "What is my name?"))["text"]
+
+
+async def test_users_that_a_client_names_are_told_apart(agentd: Agentd, keys: Keys) -> None:
+    await agentd.start()
+    front = keys.add(user="front")
+    await ask(agentd, front, "My name is Ada.", user="a")
+    assert "Ada" in (await ask(agentd, front, "What is my name?", user="a"))["text"]
+    assert "Ada" not in (await ask(agentd, front, "What is my name?", user="b"))["text"]
+
+
+async def test_a_conversation_of_a_bound_key_goes_on_by_the_response_s_id(agentd: Agentd, keys: Keys) -> None:
+    await agentd.start()
+    headers = keys.add(user="alice")
+    for background in (False, True):
+        first = {"model": "friday", "input": "My name is Alice.", "background": background}
+        begun = await agentd.request("POST", "/v1/responses", json=first, headers=headers)
+        while begun["status"] in ("queued", "in_progress"):
+            begun = await agentd.request("GET", f"/v1/responses/{begun['id']}", headers=headers)
+        second = {"model": "friday", "input": "What is my name?", "previous_response_id": begun["id"]}
+        answer = await agentd.request("POST", "/v1/responses", json=second, headers=headers)
+        assert "Alice" in answer["output"][0]["content"][0]["text"]
+
+
+async def test_a_key_of_one_graph(agentd: Agentd, keys: Keys) -> None:
+    await agentd.start()
+    headers = keys.add(Scope.TURNS, Scope.CONTROL, graph="friday")
+    assert (await ask(agentd, headers, "Who are you?"))["cause"] == "completed"
+    for graph in ("echo", "nothing_like_that"):
+        answer = await ask(agentd, headers, "Hi", graph=graph)
+        assert (answer["status"], answer["error"]["cause"]) == (404, "graph_unknown")
+        assert answer["error"]["detail"] == f"no graph {graph!r}; allowed: 'friday'"
+    body = {"model": "echo", "input": [{"role": "user", "content": "Hi"}]}
+    for background in (False, True):
+        answer = await agentd.request("POST", "/v1/responses", json={**body, "background": background}, headers=headers)
+        assert answer["error"]["code"] == "graph_unknown"
+    answer = await agentd.request("POST", "/process/task", json=body, headers=headers)
+    assert answer["error"]["code"] == "GRAPH_UNKNOWN"
+    await agentd.request("POST", "/start", json={"channel_name": "lobby", "graph_name": "friday"}, headers=headers)
+    for name in ("lobby", "nobody"):
+        answer = await agentd.request("POST", f"/channels/{name}/turns", json={"message": "Hi"}, headers=headers)
+        assert (answer["status"], answer["error"]["detail"]) == (404, f"no channel {name!r} is running")
+
+
+async def test_huawei_s_header(agentd: Agentd, keys: Keys) -> None:
+    await agentd.start()
+    path = "/v1/p/agents/friday/conversations/0f8fad5b-d9cb-469f-a165-70867728950e"
+
+    async def call(**headers: str) -> int:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        answer = await agentd.request("POST", path, json={}, headers={**named, "stream": "true"})
+        return int(answer["status"])
+
+    assert (await call(), await call(X_Auth_Token=""), await call(X_Auth_Token="any")) == (401, 401, 400)
+    headers = keys.add()
+    assert (await call(X_Auth_Token="any"), await call(**headers)) == (401, 401)
+    assert await call(X_Auth_Token=keys.made[0]) == 400
