@@ -28,6 +28,7 @@ from supervisor.processes.bundle import clear_bundles, prepare_state
 from supervisor.processes.launch import SpawnerOptions
 from supervisor.processes.logs import LogWriter, prune
 from supervisor.processes.monitor import Monitor, Sample
+from supervisor.processes.rota import Rota
 from supervisor.processes.spawner import SpawnerClient
 from supervisor.settings import Settings
 from supervisor.store.store import Store
@@ -82,7 +83,7 @@ class Server:
         self._parts.push_async_callback(self.store.close)
         self._chronicle = Chronicle(self.store.note)
         self.table = ChannelTable(
-            Surroundings(settings, self.spawner, self.writer, self._chronicle.tell),
+            Surroundings(settings, self.spawner, self.writer, Rota(), self._chronicle.tell),
             Preparation(settings, self.catalog, ports, self._environ),
             ports,
         )

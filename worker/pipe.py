@@ -18,6 +18,7 @@ from worker.spawn import DOWN_FIFO, UP_FIFO
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
+FIRST_FRAMES: Final = 64  # of a turn: many that begin at once all get to their first words soon
 MAX_FRAMES: Final = 1024
 MAX_BYTES: Final = 1024 * 1024
 CHUNK: Final = 64 * 1024  # what a pipe holds
@@ -30,7 +31,18 @@ class Outbox:
     pushed beyond them is kept all the same, so that an ending can always be told.
     """
 
-    __slots__ = ("_bytes", "_kept", "_max_bytes", "_max_frames", "_queued", "_wire", "acked", "epoch", "last")
+    __slots__ = (
+        "_bytes",
+        "_kept",
+        "_max_bytes",
+        "_max_frames",
+        "_queued",
+        "_window",
+        "_wire",
+        "acked",
+        "epoch",
+        "last",
+    )
 
     def __init__(self, max_frames: int = MAX_FRAMES, max_bytes: int = MAX_BYTES) -> None:
         self.epoch = 0  # of the reader we answered last; 0: none yet
@@ -42,11 +54,17 @@ class Outbox:
         self._bytes = 0
         self._max_frames = max_frames
         self._max_bytes = max_bytes
+        self._window = 0  # frames that may be unacknowledged at present
+        self.start_slowly()
 
     @property
     def full(self) -> bool:
         """Whether a sender has to wait for an acknowledgement."""
-        return self.last - self.acked >= self._max_frames or self._bytes >= self._max_bytes
+        return self.last - self.acked >= self._window or self._bytes >= self._max_bytes
+
+    def start_slowly(self) -> None:
+        """Begin with a small window again; each acknowledgement doubles it."""
+        self._window = min(FIRST_FRAMES, self._max_frames)
 
     @property
     def written(self) -> bool:
@@ -63,9 +81,12 @@ class Outbox:
 
     def ack(self, number: int) -> None:
         """Forget the frames up to this number. One that was never written cannot be acknowledged and is kept."""
+        before = self.acked
         while self._kept and self.acked < number:
             self._bytes -= len(self._kept.popleft())
             self.acked += 1
+        if self.acked > before:
+            self._window = min(self._window + FIRST_FRAMES, self._max_frames)
 
     def resume(self, epoch: int, last: int) -> bool:
         """Begin again for a new reader, who has frames up to `last`; False for an epoch that is not newer (stale).
@@ -199,6 +220,8 @@ class Pipe:
             elif frame["t"] == Down.RESUME:
                 self._resume(frame)
             else:
+                if frame["t"] == Down.TURN:
+                    self._outbox.start_slowly()
                 self._on_frame(frame)
 
     def _ack(self, frame: Frame) -> None:

@@ -61,6 +61,7 @@ class Asking:
             else:
                 frame["file"] = name
                 await asyncio.to_thread(self._files.write_turn, name, data)
+            self._link.start_slowly()
             self._link.send(frame)
         except (FrameError, LinkFullError, OSError) as error:
             self._hearing.listen(None)

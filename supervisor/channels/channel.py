@@ -87,7 +87,7 @@ class Channel:
             reply=self._on_reply,
             broken=lambda reason: self.post(Event.BROKEN, detail=reason),
         )
-        self._link = Link(self._hearing.on_frame, self._hearing.on_bad)
+        self._link = Link(self._hearing.on_frame, self._hearing.on_bad, surroundings.rota)
         self._commands = Commands(self._link.send)
         self.asking = Asking(self._link, self._hearing, self._commands, self._files, self)
         self._timers: list[asyncio.TimerHandle] = []

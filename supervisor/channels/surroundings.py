@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from supervisor.processes.logs import LogWriter
+from supervisor.processes.rota import Rota
 from supervisor.processes.spawner import SpawnerClient
 from supervisor.settings import Settings
 
@@ -18,9 +19,14 @@ def unheard(_kind: str, _fields: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """The settings, the spawner's client, the thread that writes the logs, and who hears of the channels' lives."""
+    """What is not a channel's own.
+
+    The settings, the spawner's client, the thread that writes the logs, the order in which workers are read, and who
+    hears of the channels' lives.
+    """
 
     settings: Settings
     spawner: SpawnerClient
     writer: LogWriter
+    rota: Rota
     announce: Announce = unheard

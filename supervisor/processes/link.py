@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Final
 
 from supervisor.processes.receiver import Receiver
+from supervisor.processes.rota import Rota
 from worker.frames import VERSION, Bad, Down, Frame, Up, encode
 from worker.spawn import DOWN_FIFO, UP_FIFO
 
 READ_SIZE: Final = 32 * 1024  # at once, then the other channels have their turn
 QUIET_FRAMES: Final = 2  # a worker sends a few beats without one
+FIRST_ACK_FRAMES: Final = 24  # of a turn, less than a worker's first window; doubled each time, as that is
 ACK_FRAMES: Final = 256
 ACK_BYTES: Final = 256 * 1024
 OUTBOX_BYTES: Final = 4 * 1024 * 1024
@@ -40,10 +42,12 @@ class Link:
     """
 
     __slots__ = (
+        "_ack_frames",
         "_acked",
         "_beaten",
         "_behind",
         "_down",
+        "_is_waiting",
         "_loop",
         "_on_bad",
         "_on_frame",
@@ -51,6 +55,7 @@ class Link:
         "_pause",
         "_paused",
         "_receiver",
+        "_rota",
         "_unacked_bytes",
         "_up",
         "_window_end",
@@ -59,15 +64,21 @@ class Link:
         "held",
     )
 
-    def __init__(self, on_frame: Callable[[Frame], None], on_bad: Callable[[Bad], None]) -> None:
-        """`on_frame` gets every frame once and in order, `on_bad` every stretch of bytes that is none."""
+    def __init__(self, on_frame: Callable[[Frame], None], on_bad: Callable[[Bad], None], rota: Rota) -> None:
+        """`on_frame` gets every frame once and in order, `on_bad` every stretch of bytes that is none.
+
+        `rota` is what all links share: they are read in turn.
+        """
         self._loop = asyncio.get_running_loop()
+        self._rota = rota
+        self._is_waiting = False  # for its turn
         self._on_frame = on_frame
         self._on_bad = on_bad
         self._up = self._down = -1
         self._outbox = bytearray()
         self._writing = False
         self._acked = 0
+        self._ack_frames = FIRST_ACK_FRAMES  # after which the next acknowledgement is due
         self._unacked_bytes = 0
         self._beaten = False
         self._behind = False  # the last acknowledgement left out what was held
@@ -82,9 +93,10 @@ class Link:
         """Attach to the FIFOs in `folder` and ask the worker to go on after frame `last`. Raises OSError."""
         self._receiver = Receiver(epoch, last)
         self._acked = last
+        self._ack_frames = FIRST_ACK_FRAMES
         self._up = os.open(folder / UP_FIFO, _WARY)
         self._down = os.open(folder / DOWN_FIFO, _WARY)
-        self._loop.add_reader(self._up, self._read)
+        self._loop.add_reader(self._up, self._on_readable)
         self.send({"t": Down.RESUME.value, "v": VERSION, "epoch": epoch, "last": last})
 
     def send(self, frame: Frame) -> None:
@@ -95,6 +107,11 @@ class Link:
         self._outbox += line
         if not self._writing:
             self._write()
+
+    def start_slowly(self) -> None:
+        """A turn is about to be sent: its worker begins with a small window, and needs its acknowledgements sooner."""
+        self._ack_frames = FIRST_ACK_FRAMES
+        self._send_ack()
 
     def drain(self) -> None:
         """Take what still lies in the pipe: the worker has ended. No more than a pipe can hold: others may write on."""
@@ -132,7 +149,14 @@ class Link:
         """What was held has been taken, or some of it."""
         self._acknowledge()
 
+    def _on_readable(self) -> None:
+        if not self._is_waiting:
+            self._is_waiting = not self._rota.take(self._read)
+
     def _read(self) -> None:
+        self._is_waiting = False
+        if self._up < 0 or self._paused or self._pause is not None:  # since it began to wait
+            return
         now = time.monotonic()
         if now >= self._window_end:
             self._window_end = now + WINDOW_SECONDS
@@ -149,7 +173,7 @@ class Link:
 
     def _listen(self) -> None:
         if self._up >= 0 and self._pause is None and not self._paused:
-            self._loop.add_reader(self._up, self._read)
+            self._loop.add_reader(self._up, self._on_readable)
 
     def _take(self) -> int:
         """Read once and hand on; how many bytes, 0 when there were none or a handler closed us."""
@@ -175,7 +199,7 @@ class Link:
         """Acknowledge in batches, and with every other beat: a quiet channel needs no timer for it."""
         seen = self._receiver.last
         done = seen if self.held is None else self.held - 1
-        many = done - self._acked >= ACK_FRAMES or (self._unacked_bytes >= ACK_BYTES and done > self._acked)
+        many = done - self._acked >= self._ack_frames or (self._unacked_bytes >= ACK_BYTES and done > self._acked)
         if many or (self._beaten and seen - self._acked >= QUIET_FRAMES) or (self._behind and self.held is None):
             self._send_ack()
 
@@ -185,6 +209,7 @@ class Link:
         done = seen if self.held is None else self.held - 1
         if not self._outbox and self._down >= 0 and (done > self._acked or self._beaten):
             self._acked = done
+            self._ack_frames = min(self._ack_frames + FIRST_ACK_FRAMES, ACK_FRAMES)
             self._behind = done < seen
             self._unacked_bytes = 0
             self._beaten = False

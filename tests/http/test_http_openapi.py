@@ -13,7 +13,8 @@ from supervisor.http.replies import is_native
 from supervisor.http.schemas import REF, SCHEMAS
 
 DOCUMENT = describe(strict=False)
-PUBLISHED = ("/process", "/v1/", "/compatible-mode/", "/agent/", "/agents/", "/manifest")  # APIs of others, which are described elsewhere
+# APIs of others, which are described elsewhere.
+PUBLISHED = ("/process", "/v1/", "/compatible-mode/", "/agent/", "/agents/", "/manifest")
 
 
 def references(value: Any) -> set[str]:

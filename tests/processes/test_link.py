@@ -12,6 +12,7 @@ import pytest
 
 from supervisor.processes.link import (
     ACK_FRAMES,
+    FIRST_ACK_FRAMES,
     LARGEST_PIPE,
     OUTBOX_BYTES,
     RATE_BYTES,
@@ -19,7 +20,9 @@ from supervisor.processes.link import (
     Link,
     LinkFullError,
 )
+from supervisor.processes.rota import Rota
 from worker.frames import MAX_FRAME, Bad, FrameError, Splitter, encode
+from worker.pipe import FIRST_FRAMES, MAX_FRAMES
 
 PATIENCE = 10
 
@@ -34,7 +37,7 @@ class Far:
         self._taken = asyncio.Event()
         for name in ("up", "down"):
             os.mkfifo(folder / name, 0o600)
-        self.link = Link(self._on_frame, self.bad.append)
+        self.link = Link(self._on_frame, self.bad.append, Rota())
         self.link.open(folder)
         self._up = os.open(folder / "up", os.O_RDWR | os.O_NONBLOCK)
         self._down = os.open(folder / "down", os.O_RDWR | os.O_NONBLOCK)
@@ -87,12 +90,35 @@ async def test_it_asks_for_a_resume_first(far: Far) -> None:
 async def test_frames_are_handed_on_and_acknowledged_in_batches(far: Far) -> None:
     await far.heard()
     far.answer_resume()
-    half = ACK_FRAMES // 2
+    half = FIRST_ACK_FRAMES // 2
     far.write(b"".join(encode({"t": "event", "n": n}) for n in range(1, half + 1)))
     await far.takes(half)
     far.write(b"".join(encode({"t": "event", "n": n}) for n in range(half + 1, 2 * half + 1)))
     await far.takes(2 * half)
-    assert await far.heard() == [{"t": "ack", "n": ACK_FRAMES}]
+    assert await far.heard() == [{"t": "ack", "n": FIRST_ACK_FRAMES}]
+
+
+async def test_a_turn_begins_with_frequent_acknowledgements(far: Far) -> None:
+    """Each batch is larger than the one before, and less than what a worker may have unacknowledged by then."""
+    await far.heard()
+    far.answer_resume()
+    sent, batch, window = 0, FIRST_ACK_FRAMES, FIRST_FRAMES
+    for _ in range(ACK_FRAMES // FIRST_ACK_FRAMES + 2):
+        assert batch < window
+        for last in (sent + batch - 1, sent + batch):
+            far.write(b"".join(encode({"t": "event", "n": n}) for n in range(sent + 1, last + 1)))
+            sent = last
+            await far.takes(sent)
+        assert await far.heard() == [{"t": "ack", "n": sent}]
+        batch, window = min(batch + FIRST_ACK_FRAMES, ACK_FRAMES), min(window + FIRST_FRAMES, MAX_FRAMES)
+    far.write(encode({"t": "event", "n": sent + 1}))
+    await far.takes(sent + 1)
+    far.link.start_slowly()
+    assert await far.heard() == [{"t": "ack", "n": sent + 1}], "the worker has its whole window for the turn"
+    far.link.start_slowly()  # there is nothing to say
+    last = sent + 1 + FIRST_ACK_FRAMES
+    far.write(b"".join(encode({"t": "event", "n": n}) for n in range(sent + 2, last + 1)))
+    assert await far.heard() == [{"t": "ack", "n": last}]
 
 
 async def test_every_other_beat_is_acknowledged_at_once_and_all_before_it(far: Far) -> None:
@@ -180,7 +206,7 @@ async def flooded(folder: Path, pieces: Iterator[bytes]) -> tuple[int, float]:
     """What a link takes of a flood, until all of it is written: how many bytes, in how many seconds."""
     for name in ("up", "down"):
         os.mkfifo(folder / name, 0o600)
-    link = Link(lambda _: None, lambda _: None)
+    link = Link(lambda _: None, lambda _: None, Rota())
     link.open(folder)
     fd = os.open(folder / "up", os.O_WRONLY)
 
@@ -248,7 +274,7 @@ async def test_a_link_does_not_follow_what_is_put_in_its_place(tmp_path: Path) -
     for name in ("elsewhere", "down"):
         os.mkfifo(tmp_path / name)
     (tmp_path / "up").symlink_to("elsewhere")
-    link = Link(lambda _: None, lambda _: None)
+    link = Link(lambda _: None, lambda _: None, Rota())
     with pytest.raises(OSError, match="symbolic links"):
         link.open(tmp_path)
     link.close()
@@ -263,7 +289,7 @@ async def test_a_handler_may_close_the_link(far: Far) -> None:
 
 
 async def test_a_link_without_fifos_is_an_error_and_leaves_nothing_open(tmp_path: Path) -> None:
-    link = Link(lambda _: None, lambda _: None)
+    link = Link(lambda _: None, lambda _: None, Rota())
     os.mkfifo(tmp_path / "up")
     with pytest.raises(FileNotFoundError):
         link.open(tmp_path)
@@ -287,13 +313,13 @@ async def test_what_was_held_is_acknowledged_in_batches_when_it_is_taken(far: Fa
     await far.heard()
     far.answer_resume()
     far.link.held = 1
-    far.write(b"".join(encode({"t": "event", "n": n}) for n in range(1, ACK_FRAMES + 1)))
-    await far.takes(ACK_FRAMES)
-    far.link.held = ACK_FRAMES
+    far.write(b"".join(encode({"t": "event", "n": n}) for n in range(1, FIRST_ACK_FRAMES + 1)))
+    await far.takes(FIRST_ACK_FRAMES)
+    far.link.held = FIRST_ACK_FRAMES
     far.link.taken()  # one less than a batch
     far.link.held = None
     far.link.taken()
-    assert await far.heard() == [{"t": "ack", "n": ACK_FRAMES}]
+    assert await far.heard() == [{"t": "ack", "n": FIRST_ACK_FRAMES}]
 
 
 async def test_a_link_that_is_paused_reads_nothing_until_it_goes_on(far: Far) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker.frames import MAX_FRAME, Bad, FrameError, Splitter
-from worker.pipe import CHUNK, Outbox
+from worker.pipe import CHUNK, FIRST_FRAMES, MAX_FRAMES, Outbox
 
 
 def lines(data: Any) -> Any:
@@ -58,6 +58,23 @@ def test_acknowledgements(acks: Any, acked: Any) -> None:
     for number in acks:
         outbox.ack(number)
     assert outbox.acked == acked
+
+
+def test_the_window_grows_with_each_acknowledgement_up_to_its_bound() -> None:
+    outbox = filled()
+    rooms = []
+    for _ in range(MAX_FRAMES // FIRST_FRAMES + 3):
+        while not outbox.full:
+            outbox.push({"t": "event"})
+        rooms.append(outbox.last - outbox.acked)
+        take(outbox)
+        outbox.ack(outbox.last)
+        outbox.ack(outbox.last)  # one that tells nothing new counts for nothing
+    assert rooms == [*range(FIRST_FRAMES, MAX_FRAMES + 1, FIRST_FRAMES), *[MAX_FRAMES] * 3]
+    outbox.start_slowly()
+    while not outbox.full:
+        outbox.push({"t": "event"})
+    assert outbox.last - outbox.acked == FIRST_FRAMES
 
 
 def test_what_was_never_written_cannot_be_acknowledged() -> None:

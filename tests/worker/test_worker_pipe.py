@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from worker.frames import Bad, FrameError, Splitter
-from worker.pipe import MAX_FRAMES, Outbox, Pipe
+from worker.pipe import FIRST_FRAMES, Outbox, Pipe
 
 
 class Supervisor:
@@ -90,30 +90,67 @@ async def test_a_burst_is_one_write(pipe: Any, supervisor: Any, monkeypatch: Any
     await supervisor.until(lambda frame: frame["t"] == "reset")
     writes, write = [], os.write
     monkeypatch.setattr(os, "write", lambda fd, data: writes.append(len(data)) or write(fd, data))
-    for number in range(100):
+    for number in range(FIRST_FRAMES):
         await pipe.send({"t": "event", "x": number})
-    frames = await supervisor.until(lambda frame: frame.get("x") == 99)
-    assert [frame["n"] for frame in frames] == list(range(1, 101))
+    frames = await supervisor.until(lambda frame: frame.get("x") == FIRST_FRAMES - 1)
+    assert [frame["n"] for frame in frames] == list(range(1, FIRST_FRAMES + 1))
     assert len(writes) == 1
 
 
-async def test_a_full_window_makes_senders_wait_in_turn(pipe: Any, supervisor: Any) -> None:
+async def test_a_full_window_makes_senders_wait_in_turn(supervisor: Any, tmp_path: Any) -> None:
+    pipe = Pipe(str(tmp_path), lambda frame: None, Outbox(max_frames=FIRST_FRAMES))
     pipe.open()
     supervisor.tell(RESUME)
-    for number in range(MAX_FRAMES):
+    for number in range(FIRST_FRAMES):
         await pipe.send({"t": "event", "x": number})
-    waiting = [asyncio.create_task(pipe.send({"t": "event", "x": MAX_FRAMES + i})) for i in range(3)]
-    await supervisor.until(lambda frame: frame.get("n") == MAX_FRAMES)
+    waiting = [asyncio.create_task(pipe.send({"t": "event", "x": FIRST_FRAMES + i})) for i in range(3)]
+    await supervisor.until(lambda frame: frame.get("n") == FIRST_FRAMES)
     await turns()
     assert not any(task.done() for task in waiting)
-    assert pipe.post({"t": "beat"}) == MAX_FRAMES + 1  # does not wait
+    assert pipe.post({"t": "beat"}) == FIRST_FRAMES + 1  # does not wait
     supervisor.tell({"t": "ack", "n": 2})  # one place is free again
-    await supervisor.until(lambda frame: frame.get("n") == MAX_FRAMES + 2)
+    await supervisor.until(lambda frame: frame.get("n") == FIRST_FRAMES + 2)
     await turns()
     assert [task.done() for task in waiting] == [True, False, False]
     supervisor.tell({"t": "ack", "n": 10})
     async with asyncio.timeout(20):
-        assert await asyncio.gather(*waiting) == [MAX_FRAMES + 2, MAX_FRAMES + 3, MAX_FRAMES + 4]
+        assert await asyncio.gather(*waiting) == [FIRST_FRAMES + 2, FIRST_FRAMES + 3, FIRST_FRAMES + 4]
+    pipe.close()
+
+
+async def test_a_turn_begins_with_a_small_window(pipe: Any, supervisor: Any) -> None:
+    pipe.open()
+    supervisor.tell(RESUME)
+    sent = 0
+
+    async def fill() -> int:
+        """How many more frames there is room for."""
+        nonlocal sent
+        before = sent
+        while True:
+            sending = asyncio.create_task(pipe.send({"t": "event", "x": sent}))
+            await turns()
+            if not sending.done():
+                sending.cancel()
+                return sent - before
+            sent += 1
+            await supervisor.until(lambda frame, number=sent: frame.get("n") == number)
+
+    assert await fill() == FIRST_FRAMES
+    supervisor.tell({"t": "ack", "n": sent})
+    await until_acked(pipe, sent)
+    assert await fill() == 2 * FIRST_FRAMES
+    supervisor.tell({"t": "ack", "n": sent})
+    await until_acked(pipe, sent)
+    supervisor.tell({"t": "turn", "turn": "t", "kind": "chat", "request": {}})
+    await turns()
+    assert await fill() == FIRST_FRAMES
+
+
+async def until_acked(pipe: Any, number: int) -> None:
+    async with asyncio.timeout(20):
+        while pipe.acked < number:
+            await asyncio.sleep(0)
 
 
 async def test_a_resume_makes_room_as_well(supervisor: Any, tmp_path: Any) -> None:
