@@ -98,18 +98,19 @@ async def asked(server: BenchServer, dialect: Dialect, sessions: list[str], coun
 
 
 async def measured(server: BenchServer, dialect: Dialect, streams: int, rounds: int) -> list[Figure]:
-    """Rounds of so many streams at once, each in sessions whose workers wait for it."""
-    rates, first, events = [], [], 0
-    used = server.cpu_seconds()
+    """Rounds of so many streams at once, in sessions of their own whose workers wait and have said a word before."""
+    rates, first, events, used = [], [], 0, 0.0
     for number in range(rounds):
-        sessions = [f"s{(number + each) % STREAMS}" for each in range(streams)]
+        sessions = [f"{streams}-{number}-{each}" for each in range(streams)]
+        await asked(server, dialect, sessions, 1)
+        before = server.cpu_seconds()
         readers = await asked(server, dialect, sessions, DELTAS)
+        used += server.cpu_seconds() - before
         seconds = max(reader.last for reader in readers) - min(reader.asked for reader in readers)
         count = sum(reader.events for reader in readers)
         events += count
         rates.append(count / seconds)
-        first.append(max(reader.first - reader.asked for reader in readers) * 1e3)
-    cpu = (server.cpu_seconds() - used) / events * 1e6
+        first.append(slowest(readers))
     figures = [
         Figure(
             f"{dialect.path}: events/s, {streams} stream{'s' * (streams > 1)}",
@@ -117,13 +118,30 @@ async def measured(server: BenchServer, dialect: Dialect, streams: int, rounds: 
             "/s",
             at_least=dialect.promises[streams > 1],
         ),
-        Figure("  CPU of the server for one", cpu, "us"),
+        Figure("  CPU of the server for one", used / events * 1e6, "us"),
     ]
     if streams > 1:
-        figures.append(
-            Figure("  first event of the slowest stream", percentile(first, 0.5), "ms", at_most=dialect.first)
-        )
+        late = percentile(first, 0.5)
+        figures.append(Figure("  first event of the slowest stream", late, "ms", at_most=dialect.first))
     return figures
+
+
+def slowest(readers: list[Reader]) -> float:
+    """How long the last of them waited for its first event, in milliseconds."""
+    return max(reader.first - reader.asked for reader in readers) * 1e3
+
+
+async def short_turns(server: BenchServer, dialect: Dialect, rounds: int) -> list[Figure]:
+    """What fifty turns at once cost that have one event: nothing but the turns themselves; and fifty new workers."""
+    short, new = [], []
+    for number in range(rounds):
+        sessions = [f"short-{number}-{each}" for each in range(STREAMS)]
+        new.append(slowest(await asked(server, dialect, sessions, 1)))
+        short.append(slowest(await asked(server, dialect, sessions, 1)))
+    return [
+        Figure("  the same, of turns with one event", percentile(short, 0.5), "ms"),
+        Figure("  the same, with new workers", percentile(new, 0.5), "ms"),
+    ]
 
 
 async def dialect_rate(quick: bool) -> list[Figure]:
@@ -134,7 +152,8 @@ async def dialect_rate(quick: bool) -> list[Figure]:
             for count in (1, 100):  # starts the workers, then warms up all the way
                 await asked(server, dialect, [f"s{number}" for number in range(STREAMS)], count)
             figures += await measured(server, dialect, 1, 5 if quick else 25)
-            figures += await measured(server, dialect, STREAMS, 1 if quick else 5)
+            figures += await measured(server, dialect, STREAMS, 3 if quick else 9)
+            figures += await short_turns(server, dialect, 3 if quick else 9)
             figures.append(Figure("  memory of the server", server.rss_mb(), "MB"))
     return figures
 

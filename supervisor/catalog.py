@@ -6,7 +6,6 @@ some 100 KB after an edit.
 
 import os
 import stat
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Final
 import structlog
 
 from supervisor.causes import Cause, Refusal
+from supervisor.file_stamp import Stamp, is_settled, stamp_of
 from supervisor.property import (
     Document,
     GraphListing,
@@ -30,11 +30,8 @@ from supervisor.property import (
 
 MAX_FILE: Final = 16 * 1024 * 1024  # bytes
 FAVOURITE: Final = "friday"
-SETTLE_NS: Final = 50_000_000  # several ticks of the clock the kernel stamps files with
 
 log = structlog.get_logger()
-
-Stamp = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +118,7 @@ class GraphCatalog:
     def _load(self, path: Path, name: str) -> Document:
         cached = self._cache.get(path)
         try:
-            if cached is not None and cached.stamp == _stamp(path.stat()):
+            if cached is not None and cached.stamp == stamp_of(path.stat()):
                 return cached.document
             stamp, data = _read(path)
         except OSError as error:
@@ -149,12 +146,5 @@ def _read(path: Path) -> tuple[Stamp | None, bytes]:
         os.close(descriptor)
     if len(data) > MAX_FILE:
         raise OSError(0, f"more than {MAX_FILE} bytes")
-    # A second write within the same tick of the file system's clock would leave no trace in the stamp. That clock is
-    # the wall clock, hence this one is too.
-    settled = time.time_ns() - status.st_ctime_ns > SETTLE_NS
-    return (_stamp(status) if settled else None), data
-
-
-def _stamp(status: os.stat_result) -> Stamp:
-    # The change time cannot be set by anybody, so a file moved into place with an old modification time is noticed.
-    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    stamp = stamp_of(status)
+    return (stamp if is_settled(stamp) else None), data

@@ -18,15 +18,14 @@ from typing import Final
 import structlog
 
 from supervisor.auth import ANYBODY, MASTER, KeyRow, KeysError, KeyTable, Principal, Scope, dump, make_key, parse
+from supervisor.file_stamp import Stamp, is_settled, stamp_of
 
 MAX_FILE: Final = 1024 * 1024  # bytes; several thousand keys
 LOCK_SECONDS: Final = 10.0
 LOOK_SECONDS: Final = 0.01
-SETTLE_NS: Final = 50_000_000  # several ticks of the clock the kernel stamps files with
 
 log = structlog.get_logger("supervisor.keys")
 
-Stamp = tuple[int, ...]
 MISSING: Final = (FileNotFoundError, NotADirectoryError)
 
 
@@ -164,7 +163,7 @@ class Keyring:
         """Read the file if it has changed."""
         stamp: Stamp = ()
         try:
-            stamp = _stamp(self._path.stat())
+            stamp = stamp_of(self._path.stat())
             if stamp == self._stamp:
                 return
             self._load()
@@ -176,7 +175,7 @@ class Keyring:
             self._stamp = None
             self._complain(stamp, error)
         except KeysError as error:
-            self._stamp = stamp if _is_settled(stamp) else None
+            self._stamp = stamp if is_settled(stamp) else None
             self._complain(stamp, error)
 
     def _load(self) -> None:
@@ -184,7 +183,7 @@ class Keyring:
         self._keys = KeyTable(parse(data))
         self.open = False
         self._there = True
-        self._stamp = stamp if _is_settled(stamp) else None
+        self._stamp = stamp if is_settled(stamp) else None
         if self._told != (told := (stamp, "")):
             self._told = told
             log.info("keys.read", path=str(self._path), keys=len(self._keys))
@@ -215,18 +214,7 @@ def _read(path: Path) -> tuple[Stamp, bytes]:
         os.close(fd)
     if len(data) > MAX_FILE:
         raise KeysError(f"it has more than {MAX_FILE} bytes")
-    return _stamp(status), data
-
-
-def _stamp(status: os.stat_result) -> Stamp:
-    # The change time cannot be set by anybody, so a file moved into place with an old modification time is noticed.
-    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-
-
-def _is_settled(stamp: Stamp) -> bool:
-    # A second write within the same tick of the file system's clock would leave no trace in the stamp. That clock is
-    # the wall clock, hence this one is too.
-    return time.time_ns() - stamp[-1] > SETTLE_NS
+    return stamp_of(status), data
 
 
 def _said(error: Exception) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from supervisor import catalog as module
+from supervisor import file_stamp
 from supervisor.catalog import MAX_FILE, GraphCatalog
 from supervisor.causes import Cause, Refusal
 from supervisor.property import GraphListing, GraphOptions, StartParameters
@@ -45,7 +46,7 @@ def nodes(catalog: GraphCatalog, name: str = "g") -> list[dict[str, Any]]:
 
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every file count as settled, without waiting for it."""
-    monkeypatch.setattr(module, "SETTLE_NS", -1_000_000_000)
+    monkeypatch.setattr(file_stamp, "SETTLE_NS", -1_000_000_000)
 
 
 def names(catalog: GraphCatalog) -> list[str]:
@@ -108,7 +109,7 @@ def test_an_unchanged_file_is_read_once(path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_file_of_this_moment_is_not_trusted_to_stay(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SETTLE_NS", 10**18)
+    monkeypatch.setattr(file_stamp, "SETTLE_NS", 10**18)
     graph_file(path, "a")
     catalog = GraphCatalog(path)
     first = catalog.document()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from supervisor import file_stamp
 from supervisor import keys as module
 from supervisor.auth import ANYBODY, MASTER, KeyRow, KeysError, Principal, Scope
 from supervisor.keys import KeyFile, Keyring, new_key
@@ -37,7 +38,7 @@ def events(logs: list[Any]) -> list[str]:
 @pytest.fixture(params=["settled", "fresh"])
 def settled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Files count as old from the beginning, or never."""
-    monkeypatch.setattr(module, "SETTLE_NS", -(10**18) if request.param == "settled" else 10**18)
+    monkeypatch.setattr(file_stamp, "SETTLE_NS", -(10**18) if request.param == "settled" else 10**18)
     yield
 
 
@@ -248,7 +249,7 @@ def test_an_open_server_is_closed_by_a_file_that_will_not_do(path: Path, data: b
 
 
 def test_a_file_that_could_not_be_opened_for_once_is_tried_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SETTLE_NS", -(10**18))
+    monkeypatch.setattr(file_stamp, "SETTLE_NS", -(10**18))
     secret, principal = added(path)
     keyring = Keyring(path, None)
     KeyFile(path).revoke(principal.name)
@@ -266,7 +267,7 @@ def test_a_file_that_could_not_be_opened_for_once_is_tried_again(path: Path, mon
 
 
 def test_it_is_read_when_it_has_changed_and_not_else(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SETTLE_NS", -(10**18))
+    monkeypatch.setattr(file_stamp, "SETTLE_NS", -(10**18))
     secret, principal = added(path)
     reads = []
     true_parse = module.parse

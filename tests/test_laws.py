@@ -29,6 +29,8 @@ PURE = (
     "supervisor.channels.requests",
     "supervisor.graph_file",
     "supervisor.http.bodies",
+    "supervisor.http.dialects.data_lines",
+    "supervisor.http.dialects.huawei_errors",
     "supervisor.http.envelope",
     "supervisor.http.huawei_paths",
     "supervisor.http.scopes",

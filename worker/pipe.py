@@ -63,7 +63,7 @@ class Outbox:
         return self.last - self.acked >= self._window or self._bytes >= self._max_bytes
 
     def start_slowly(self) -> None:
-        """Begin with a small window again; each acknowledgement doubles it."""
+        """Begin with a small window again; it grows by as much with each acknowledgement."""
         self._window = min(FIRST_FRAMES, self._max_frames)
 
     @property

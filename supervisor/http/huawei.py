@@ -11,6 +11,7 @@ from supervisor.http.dialects.base import TurnHandler
 from supervisor.http.dialects.huawei import Huawei
 from supervisor.http.dialects.huawei_request import check_stream, place_of, turn_request
 from supervisor.http.intake import read_object
+from supervisor.http.principals import may_ask
 
 if TYPE_CHECKING:
     from supervisor.catalog import GraphCatalog
@@ -38,7 +39,7 @@ class HuaweiApi:
         """``POST /v1/{project}/agents/{agent}/conversations/{conversation}``: a turn, answered as a stream."""
         named = request.match_info
         place = place_of(named["project"], named["agent"], named["conversation"])
-        options = self._catalog.options(place.agent)
+        options = self._catalog.options(place.agent) if may_ask(request, place.agent) else None
         if options is None or (options.handles is not None and "chat" not in options.handles):
             raise Refusal(Cause.GRAPH_UNKNOWN, f"there is no agent {place.agent!r}")
         check_stream(request.headers.get("stream"))

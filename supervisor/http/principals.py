@@ -31,6 +31,11 @@ def bound(request: web.Request, wanted: TurnRequest) -> TurnRequest:
     return replace(wanted, user=user)
 
 
+def may_ask(request: web.Request, graph: str) -> bool:
+    """Whether the principal of a request may ask a graph at all; if not, it is to it as if it were not there."""
+    return request[PRINCIPAL].graph in (None, graph)
+
+
 def as_named(request: web.Request, user: str) -> str:
     """A turn's user as the client named it, `bound` undone; that of another principal as it is."""
     own = request[PRINCIPAL].user

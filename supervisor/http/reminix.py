@@ -13,6 +13,7 @@ from supervisor.http.dialects.reminix import PLURAL, SINGULAR, Form, Reminix
 from supervisor.http.dialects.reminix_errors import not_implemented
 from supervisor.http.dialects.reminix_request import AGENT, Call
 from supervisor.http.intake import read_body
+from supervisor.http.principals import may_ask
 from supervisor.http.replies import native as json_of
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ class ReminixApi:
         read = reminix_request.chat_as_invoke if chats else reminix_request.invoke
         return await self._ask(request, agent, options, read, PLURAL)
 
-    async def manifest(self, _: web.Request) -> web.Response:
-        """``GET /manifest``: every agent whose options say what it handles."""
+    async def manifest(self, request: web.Request) -> web.Response:
+        """``GET /manifest``: every agent whose options say what it handles, and that may be asked."""
         names = list(dict.fromkeys(graph.name for graph in self._catalog.graphs()))
         endpoints = [
             {
@@ -72,7 +73,8 @@ class ReminixApi:
                 "capabilities": {"streaming": True},
             }
             for name in names
-            if AGENT.fullmatch(name) and (options := self._catalog.options(name)) is not None
+            if AGENT.fullmatch(name) and may_ask(request, name)
+            if (options := self._catalog.options(name)) is not None
             for kind in options.handles or ()
         ]
         return json_of({"runtime": RUNTIME, "endpoints": endpoints})
@@ -80,7 +82,7 @@ class ReminixApi:
     def _agent(self, request: web.Request) -> "tuple[str, GraphOptions]":
         """The agent a path names. Raises Refusal(GRAPH_UNKNOWN)."""
         name = request.match_info["agent"]
-        options = self._catalog.options(name) if AGENT.fullmatch(name) else None
+        options = self._catalog.options(name) if AGENT.fullmatch(name) and may_ask(request, name) else None
         if options is None:
             raise Refusal(Cause.GRAPH_UNKNOWN, f"Agent {name!r:.100} not found")
         return name, options
@@ -91,7 +93,7 @@ class ReminixApi:
         asked = await read_body(request, self._body_limit, read)
         if options.handles is not None and asked.kind not in options.handles:
             raise Refusal(Cause.NOT_IMPLEMENTED, not_implemented(agent, asked.kind))
-        translator = Reminix(agent, asked.kind, form)
+        translator = Reminix(agent, asked.kind, form, stream=asked.stream)
         try:
             return await self._handler.handle(request, asked.turn_request(agent), translator, stream=asked.stream)
         except Refusal as refusal:

@@ -92,7 +92,7 @@ def refused(refusal: Refusal, path: str, *, strict: bool, more: Mapping[str, Any
         response = error_reply(cause, ROWS[cause].status, native_failure(refusal, more))
     else:
         response = error_reply(cause, status_of(cause, path, strict=strict), failure(refusal, path))
-    if cause is Cause.UNAUTHORIZED:
+    if cause is Cause.UNAUTHORIZED and not is_agent_call(path):
         response.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
     return response
 

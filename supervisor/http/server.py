@@ -197,7 +197,7 @@ class _Door:
                     self._admit(request)
                 response = await handler(request)
             except Refusal as refusal:
-                response = refused(refusal, path, strict=self._strict)
+                response = refused(refusal, request.rel_url.path_safe, strict=self._strict)
             except web.HTTPException as error:
                 response = self._translated(request, error)
             except asyncio.CancelledError:  # the client has gone
@@ -256,7 +256,9 @@ class _Door:
             405: f"{request.path} does not take {request.method}; allowed: {error.headers.get(hdrs.ALLOW, 'nothing')}",
         }
         cause = _CAUSE_OF_STATUS.get(error.status, Cause.BODY_INVALID)
-        response = refused(Refusal(cause, details.get(error.status, error.reason)), request.path, strict=True)
+        response = refused(
+            Refusal(cause, details.get(error.status, error.reason)), request.rel_url.path_safe, strict=True
+        )
         if allow := error.headers.get(hdrs.ALLOW):
             response.headers[hdrs.ALLOW] = allow
         return response
@@ -276,7 +278,7 @@ class _Door:
         if begun or status == CLIENT_GONE:
             return web.Response(status=status)  # for the log; nobody gets it
         detail = f"unexpected error; the log has it under request id {request_id}"
-        return refused(Refusal(Cause.INTERNAL, detail), request.path, strict=self._strict)
+        return refused(Refusal(Cause.INTERNAL, detail), request.rel_url.path_safe, strict=self._strict)
 
     @staticmethod
     def _log(write: Callable[..., object], request: web.Request, response: web.StreamResponse, began: float) -> None:

@@ -14,7 +14,7 @@ from worker.spawn import DOWN_FIFO, UP_FIFO
 
 READ_SIZE: Final = 32 * 1024  # at once, then the other channels have their turn
 QUIET_FRAMES: Final = 2  # a worker sends a few beats without one
-FIRST_ACK_FRAMES: Final = 24  # of a turn, less than a worker's first window; doubled each time, as that is
+FIRST_ACK_FRAMES: Final = 24  # of a turn, less than a worker's first window; both grow by so much each time
 ACK_FRAMES: Final = 256
 ACK_BYTES: Final = 256 * 1024
 OUTBOX_BYTES: Final = 4 * 1024 * 1024
@@ -208,8 +208,9 @@ class Link:
         seen = self._receiver.last
         done = seen if self.held is None else self.held - 1
         if not self._outbox and self._down >= 0 and (done > self._acked or self._beaten):
+            if done > self._acked:  # else it makes no window larger
+                self._ack_frames = min(self._ack_frames + FIRST_ACK_FRAMES, ACK_FRAMES)
             self._acked = done
-            self._ack_frames = min(self._ack_frames + FIRST_ACK_FRAMES, ACK_FRAMES)
             self._behind = done < seen
             self._unacked_bytes = 0
             self._beaten = False

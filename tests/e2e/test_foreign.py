@@ -261,10 +261,10 @@ async def test_it_is_up_when_it_has_lived_through_the_settling_time(
 @pytest.mark.parametrize(
     ("line", "detail"),
     [
-        ("exit 7", "status 7"),
-        ("exit 0", "status 0"),
+        ("exit 7", "code 7"),
+        ("exit 0", "code 0"),
         ("kill -9 $$", "signal 9"),
-        ("echo a last word >&2; exit 3", "status 3"),
+        ("echo a last word >&2; exit 3", "code 3"),
     ],
 )
 async def test_one_that_ends_at_once_did_not_start(agentd: Agentd, app: Path, line: str, detail: str) -> None:

@@ -28,7 +28,7 @@ GRAPHS: list[dict[str, Any]] = [
     TALKER,
     graph("mute", "zoo_mute"),
     graph("missing", "nobody_has_this"),
-    graph("meeting-room", "meeting_room"),
+    {**graph("meeting-room", "meeting_room"), "agentd": {"handles": ["chat"]}},
     {**graph("one", "zoo_talker"), "agentd": {"max_workers": 1}},
 ]
 
@@ -139,6 +139,7 @@ async def test_what_is_refused(agentd: Agentd) -> None:
     assert await refused(server, path("talker", project="a.b"), query) == (*illegal, "parameter illegal: project_id")
     assert await refused(server, path("talker", project="a%20b"), query) == (*illegal, "parameter illegal: project_id")
     assert await refused(server, path("t" * 65), query) == (*illegal, "parameter illegal: agent_id")
+    assert (await refused(server, path("talker", "a%2Fb"), query))[2] == "parameter illegal: conversation_id"
     assert await refused(server, path("nobody"), query) == no_agent
     assert await refused(server, path("mute"), query) == no_agent, "it cannot be asked"
     assert await refused(server, good, {}) == missing
@@ -293,6 +294,14 @@ async def test_tokens_are_keys(agentd: Agentd, tmp_path: Path) -> None:
     assert summary(await ask(server, place, script(["history", None]), other)) == "", "another user's"
     headers = {"X-Auth-Token": other}
     assert (await refused(server, path("meeting-room"), {"query": "x"}, headers=headers))[:2] == (404, "PANGU.3254")
+    for agent in ("meeting-room", "nobody"):  # which is which it cannot tell, and so with Reminix's API
+        assert (await refused(server, path(agent), {}, headers=headers))[:2] == (404, "PANGU.3254")
+        bearer = {"Authorization": f"Bearer {other}"}
+        told = await server.request("POST", f"/agent/{agent}/chat", json={}, headers=bearer)
+        assert (told["status"], told["error"]["message"]) == (404, f"Agent {agent!r} not found")
+    for token, names in ((key, ["meeting-room"]), (other, [])):
+        told = await server.request("GET", "/manifest", headers={"Authorization": f"Bearer {token}"})
+        assert [endpoint["name"] for endpoint in told["endpoints"]] == names
     headers = {"X-Auth-Token": control}
     assert (await refused(server, path("talker"), {"query": "x"}, headers=headers))[:2] == (403, "APIGW.0302")
     await keys(server, "revoke", key.split("_")[1])

@@ -35,7 +35,7 @@ async def test_exits_during_its_start(zoo: Zoo, kind) -> None:
     for beast, status in statuses.items():
         answer = await zoo.start(beast)
         assert (answer["status"], answer["code"], answer["data"]) == (200, "10101", None)
-        assert (f"signal {-status}" if status < 0 else f"status {status}") in answer["detail"]
+        assert (f"signal {-status}" if status < 0 else f"code {status}") in answer["detail"]
         event = await zoo.ended(beast)
         assert (event["cause"], event["status"]) == ("exited_before_ready", status)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from supervisor.causes import Cause
-from supervisor.http.dialects.huawei import LOST, MOST_HELD, NO_RESULT, TOO_LONG, Huawei
+from supervisor.http.dialects.huawei import ENTRY, LOST, MOST_HELD, NO_RESULT, PIECE, TOO_LONG, Huawei
 from supervisor.turns.requests import TurnRequest
 from supervisor.turns.transcript import MAX_CHARACTERS
 from supervisor.turns.turn import Item, Turn, TurnEnding
@@ -110,8 +110,8 @@ ORDERS: list[tuple[list[Any], str, str]] = [
     ([call("1"), call("2"), result("2", 2), result("1", 1), text("b"), FINAL], "SpepeSmtyd", "b"),
     ([call("1"), call("2"), call("3"), result("3", 3), result("1", 1), result("2", 2), FINAL], "SpepepeStyd", ""),
     # text while a tool runs waits for it
-    ([text("a"), call("1"), text("b"), text("c"), result("1", 1), text("d"), FINAL], "SmpeSmmmtyd", "bcd"),
-    ([call("1"), text("b"), call("2"), result("1", 1), text("c"), result("2", 2), FINAL], "SpepeSmmtyd", "bc"),
+    ([text("a"), call("1"), text("b"), text("c"), result("1", 1), text("d"), FINAL], "SmpeSmmtyd", "bcd"),
+    ([call("1"), text("b"), call("2"), result("1", 1), text("c"), result("2", 2), FINAL], "SpepeSmtyd", "bc"),
     # calls that end without a result
     ([call("1"), FINAL], "SpeStyd", ""),
     ([call("1"), text("b"), FINAL], "SpeSmtyd", "b"),
@@ -270,12 +270,47 @@ async def test_what_is_held_is_bounded() -> None:
     """Beyond the bound text no longer waits for the tool, whose result comes too late then."""
     piece = "x" * (MOST_HELD // 4)
     told = units([call("1"), *[text(piece)] * 5, text("more"), result("1", "late"), text("!"), FINAL])
-    assert order(told) == "SpeSmmmmmmmtyd"
-    assert told[2]["content"] == {"result": NO_RESULT}
-    many = [call(f"c{number}", x="y" * 10_000) for number in range(200)]
-    told = units([*many, text("a"), FINAL])
     assert TURN.fullmatch(order(told))
-    assert order(told).count("p") == 200
+    assert told[2]["content"] == {"result": NO_RESULT}
+    assert summary(told) == f"{piece * 5}more!"
+
+
+@pytest.mark.parametrize("size", [0, 10_000])
+async def test_calls_that_are_held_are_bounded(size: int) -> None:
+    """Whatever is large in them: arguments, names, ids, or that there are so many."""
+    for many in (
+        [call(f"{number}", x="y" * size) for number in range(5000)],
+        [call(f"{number}{'y' * size}") for number in range(5000)],
+        [{**call(f"{number}"), "name": "y" * size} for number in range(5000)],
+    ):
+        events = [call("first"), *many, *[text("a")] * 10_000, FINAL]
+        told = units(events)
+        assert TURN.fullmatch(order(told))
+        assert order(told).count("p") == 5001
+        assert "".join(unit["content"] for unit in told if unit["event"] == "message") == "a" * 10_000
+        assert most_at_once(events) < 2 * MOST_HELD // ENTRY + MOST_HELD // PIECE + 10
+
+
+def most_at_once(events: list[Any]) -> int:
+    """The most units that a single event lets go."""
+    translator = Huawei(Clock())
+    return max(len(translator.events([Item(event, b"")])) for event in events)
+
+
+async def test_what_was_held_counts_no_more_once_it_is_told() -> None:
+    """Tools that overlap for ever: each waits for the one before, and none is given up."""
+    events = [call("0")]
+    for number in range(1, 10_000):
+        events += [call(f"{number}"), result(f"{number - 1}", number)]
+    told = units([*events, result("9999", 0), text("a"), FINAL])
+    assert order(told) == f"S{'pe' * 10_000}Smtyd"
+    assert NO_RESULT not in json.dumps(told)
+
+
+async def test_text_that_was_held_is_told_in_pieces() -> None:
+    told = units([call("1"), *[text("ab")] * 10_000, result("1", 1), FINAL])
+    messages = [unit["content"] for unit in told if unit["event"] == "message"]
+    assert (len(messages), "".join(messages)) == (-(-20_000 // PIECE), "ab" * 10_000)
 
 
 async def test_an_answer_that_is_too_long_to_be_repeated() -> None:

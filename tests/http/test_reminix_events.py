@@ -87,6 +87,12 @@ CHATS: list[tuple[list[Any], list[str], dict[str, Any]]] = [
         [],
         {"content": None, "tool_calls": [CALLED]},
     ),
+    (
+        [final({"role": "assistant", "content": "x", "tool_calls": [CALLED]})],
+        ["x"],
+        {"content": "x", "tool_calls": [CALLED]},
+    ),
+    ([TEXT, STRUCTURED, FINAL], ["Room 4 "], {"content": "Room 4 "}),
     ([CALL, final({"tool_calls": [{"id": "c1"}]})], [], {"content": None, "tool_calls": [CALLED]}),
     ([TEXT, CALL, final({"tool_calls": [{"id": "c1"}]})], ["Room 4 "], {"content": "Room 4 ", "tool_calls": [CALLED]}),
 ]
@@ -111,6 +117,7 @@ INVOKES: list[tuple[list[Any], Any]] = [
     ([final("")], ""),
     ([TEXT, MORE, FINAL], "Room 4 is free.\n\n"),
     ([TEXT, final("other")], "Room 4 "),
+    ([TEXT, MORE, STRUCTURED, FINAL], "Room 4 is free.\n\n"),
     ([CALL, RESULT, final([1])], [1]),
     ([STRUCTURED, FINAL], {"free": True}),
     ([{"type": "structured"}, FINAL], None),  # an agent may leave it out

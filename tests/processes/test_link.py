@@ -121,6 +121,27 @@ async def test_a_turn_begins_with_frequent_acknowledgements(far: Far) -> None:
     assert await far.heard() == [{"t": "ack", "n": last}]
 
 
+async def test_acknowledgements_for_a_beat_make_no_batch_larger(far: Far) -> None:
+    """While somebody takes nothing the worker's window does not grow, so neither may what it waits for."""
+    await far.heard()
+    far.answer_resume()
+    far.link.held = 1
+    far.write(b"".join(encode({"t": "event", "n": n}) for n in range(1, 31)))
+    await far.takes(30)
+    number = 30
+    for _ in range(20):
+        number += 2
+        far.write(encode({"t": "beat", "n": number - 1}) + encode({"t": "beat", "n": number}))
+        await far.takes(number)
+        assert await far.heard() == [{"t": "ack", "n": 0, "seen": number}]
+    far.link.held = None
+    far.link.taken()
+    assert await far.heard() == [{"t": "ack", "n": number}]
+    more = 2 * FIRST_ACK_FRAMES
+    far.write(b"".join(encode({"t": "event", "n": number + n}) for n in range(1, more + 1)))
+    assert await far.heard() == [{"t": "ack", "n": number + more}], "no later than the second batch"
+
+
 async def test_every_other_beat_is_acknowledged_at_once_and_all_before_it(far: Far) -> None:
     await far.heard()
     far.answer_resume()

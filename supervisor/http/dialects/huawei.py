@@ -7,6 +7,7 @@ others wait behind it, and text that comes while a call is open is held until th
 
 import json
 from collections.abc import Callable, Sequence
+from itertools import islice, takewhile
 from typing import Any, Final
 
 import orjson
@@ -19,10 +20,12 @@ from supervisor.http.dialects.data_lines import safe
 from supervisor.http.dialects.huawei_errors import error, error_data
 from supervisor.http.envelope import encode
 from supervisor.http.replies import error_reply
-from supervisor.turns.transcript import Event, Transcript
+from supervisor.turns.transcript import Event, Text, Transcript
 from supervisor.turns.turn import Item, Turn, TurnEnding
 
-MOST_HELD: Final = 1024 * 1024  # characters of text, arguments and results that wait for a call to end
+MOST_HELD: Final = 1024 * 1024  # bytes or so of what waits for a call to end
+ENTRY: Final = 256  # that each call or result takes besides what is in it
+PIECE: Final = 4096  # characters of a message, when text is told that was held
 NO_RESULT: Final = "error: the tool gave no result"
 LOST: Final = "some of what the agent said was lost on the way"
 TOO_LONG: Final = "the answer is too long to be repeated whole"
@@ -45,8 +48,9 @@ class Huawei:
         self._calls: dict[str, Event] = {}  # without a result so far; of the first the start was told
         self._called_at: dict[str, int] = {}
         self._results: dict[str, Event] = {}  # of those behind the first
-        self._held: list[str] = []  # text that waits for all calls to end
-        self._held_size = 0
+        self._held = Text()  # what was said meanwhile, to be told when all calls have ended
+        self._held_size = 0  # of it, and of
+        self._sizes: dict[str, int] = {}  # the calls and results that wait
         self._has_called = False
         self._plugin_ms = 0.0  # that tools took, one by one
         self._waited_ms = 0  # while any of them ran
@@ -80,8 +84,9 @@ class Huawei:
 
     def _say(self, text: str, out: list[bytes]) -> None:
         if self._calls:
-            self._held.append(text)
-            self._hold(len(text), out)
+            self._held.add(text)
+            self._held_size += len(text)
+            self._check_held(out)
             return
         if self._needs_start:
             self._start(out)
@@ -111,7 +116,7 @@ class Huawei:
         if len(self._calls) == 1:
             self._open(event, out)
         else:
-            self._hold(len(orjson.dumps(event["arguments"])), out)
+            self._hold(event, out)
 
     def _result(self, event: Event, out: list[bytes]) -> None:
         name = event["id"]
@@ -121,25 +126,35 @@ class Huawei:
         if name == next(iter(self._calls)):
             self._go_on(out)
         else:
-            self._hold(len(orjson.dumps(event.get("output"))), out)
+            self._hold(event, out)
 
     def _go_on(self, out: list[bytes]) -> None:
         """Tell the results that are there up to the first call without one, then the text that was held."""
-        while self._calls:
-            name = next(iter(self._calls))
-            if (result := self._results.pop(name, None)) is None:
-                return
-            self._close(name, result, out)
-            if following := next(iter(self._calls.values()), None):
-                self._open(following, out)
+        ready = list(takewhile(self._results.__contains__, self._calls))
+        waiting = dict(islice(self._calls.items(), len(ready), None))
+        for number, name in enumerate(ready):
+            if number:  # the first was told when it was called
+                self._open(self._calls[name], out)
+            self._close(name, self._results.pop(name), out)
+        self._calls = waiting
+        if waiting:
+            self._open(next(iter(waiting.values())), out)
+            return
         self._waited_ms += self._now - self._waiting_since
-        held, self._held, self._held_size = self._held, [], 0
-        for text in held:
-            self._say(text, out)
+        text, self._held = str(self._held), Text()
+        self._held_size -= len(text)
+        for start in range(0, len(text), PIECE):
+            self._say(text[start : start + PIECE], out)
 
-    def _hold(self, size: int, out: list[bytes]) -> None:
-        """Hold so much more; beyond the bound nobody waits any longer for the results that are missing."""
+    def _hold(self, event: Event, out: list[bytes]) -> None:
+        """A call or a result has to wait."""
+        size = len(orjson.dumps(event)) + ENTRY
+        self._sizes[event["id"]] = self._sizes.get(event["id"], 0) + size
         self._held_size += size
+        self._check_held(out)
+
+    def _check_held(self, out: list[bytes]) -> None:
+        """Beyond the bound nobody waits any longer for the results that are missing."""
         if self._held_size > MOST_HELD:
             self._give_up(out)
 
@@ -164,8 +179,8 @@ class Huawei:
         out.append(self._unit("plugin_start", type="plugin", latency={"overall": self._overall}, plugin=plugin))
 
     def _close(self, name: str, result: Event, out: list[bytes]) -> None:
-        del self._calls[name]
         called_at = self._called_at.pop(name)
+        self._held_size -= self._sizes.pop(name, 0)
         ms = result.get("ms")
         took = float(ms) if isinstance(ms, int | float) and ms >= 0 else float(self._now - called_at)
         self._plugin_ms += took

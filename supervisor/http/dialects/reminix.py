@@ -43,7 +43,9 @@ class Reminix:
 
     manner = Manner(first_seconds=None)
 
-    def __init__(self, agent: str, kind: Kind, form: Form = SINGULAR) -> None:
+    def __init__(self, agent: str, kind: Kind, form: Form = SINGULAR, *, stream: bool = True) -> None:
+        """Without a `stream` only the answer in one piece is wanted."""
+        self._streams = stream
         self._agent = agent
         self._kind = kind
         self._form = form
@@ -59,6 +61,8 @@ class Reminix:
     def events(self, items: list[Item]) -> Sequence[bytes]:
         """A frame for each piece of text; at the end ``[DONE]``, or an error. Nothing for an end that is no answer."""
         out: list[bytes] = []
+        if not self._streams:
+            return out
         piece = self._form.piece
         for item in items:
             event = item.event
@@ -147,13 +151,13 @@ def message_of(transcript: Transcript) -> dict[str, Any] | None:
 
 
 def output_of(transcript: Transcript) -> dict[str, Any] | None:
-    """The answer to an invoke; None when the agent gave none. A value that is no text goes before all text."""
+    """The answer to an invoke; None when the agent gave none. A final value that is no text goes before all text."""
     if transcript.answers and not isinstance(transcript.value, str):
         return {"output": transcript.value}
-    if transcript.structured is not None:
-        return {"output": transcript.structured.get("value")}
     if text := transcript.text:
         return {"output": text}
+    if transcript.structured is not None:
+        return {"output": transcript.structured.get("value")}
     return {"output": transcript.value} if transcript.answers else None
 
 
@@ -162,10 +166,10 @@ def _message(value: Any) -> dict[str, Any] | None:
     match value:
         case str():
             return {"content": value}
+        case {"role": "assistant", "content": str() | None as text, "tool_calls": [_, *_] as calls}:
+            return {"content": text, TOOL_CALLS: calls}
         case {"role": "assistant", "content": str(text)}:
             return {"content": text}
-        case {"role": "assistant", "content": None, "tool_calls": [_, *_] as calls}:
-            return {"content": None, TOOL_CALLS: calls}
     return None
 
 
