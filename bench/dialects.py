@@ -148,7 +148,7 @@ async def dialect_rate(quick: bool) -> list[Figure]:
     """2,000 small deltas on one stream, and on fifty, through each API; from the request to the end."""
     figures = []
     for dialect in DIALECTS:
-        async with BenchServer(graphs=[STREAM]) as server:
+        async with BenchServer(graphs=[STREAM], WORKERS_MAX="400") as server:
             for count in (1, 100):  # starts the workers, then warms up all the way
                 await asked(server, dialect, [f"s{number}" for number in range(STREAMS)], count)
             figures += await measured(server, dialect, 1, 5 if quick else 25)

@@ -18,7 +18,7 @@ from worker.spawn import DOWN_FIFO, UP_FIFO
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
-FIRST_FRAMES: Final = 64  # of a turn: many that begin at once all get to their first words soon
+FIRST_FRAMES: Final = 16  # of a turn: many that begin at once all get to their first words soon
 MAX_FRAMES: Final = 1024
 MAX_BYTES: Final = 1024 * 1024
 CHUNK: Final = 64 * 1024  # what a pipe holds

@@ -14,7 +14,7 @@ from worker.spawn import DOWN_FIFO, UP_FIFO
 
 READ_SIZE: Final = 32 * 1024  # at once, then the other channels have their turn
 QUIET_FRAMES: Final = 2  # a worker sends a few beats without one
-FIRST_ACK_FRAMES: Final = 24  # of a turn, less than a worker's first window; both grow by so much each time
+FIRST_ACK_FRAMES: Final = 6  # of a turn, less than a worker's first window; both grow by so much each time
 ACK_FRAMES: Final = 256
 ACK_BYTES: Final = 256 * 1024
 OUTBOX_BYTES: Final = 4 * 1024 * 1024

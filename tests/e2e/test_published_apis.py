@@ -164,7 +164,7 @@ async def test_readers_that_stall_take_no_memory(agentd: Agentd, tmp_path: Path,
     async with AsyncExitStack() as stack:
         readers = [await stack.enter_async_context(client(server)) for _ in range(32)]
         for number, reader in enumerate(readers):
-            await reader.write(request(api, script(["numbered", [10**9, 20]]), f"s{number}"))
+            await reader.write(request(api, script(["numbered", [10**9, 1000]]), f"s{number}"))
         await asyncio.gather(*(reader.head() for reader in readers))
         pids = [channel["pid"] for channel in (await server.get("/channels"))["channels"]]
         assert len(pids) == len(readers)

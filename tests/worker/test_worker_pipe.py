@@ -170,14 +170,14 @@ async def test_a_resume_makes_room_as_well(supervisor: Any, tmp_path: Any) -> No
 async def test_a_pipe_that_is_full_is_written_on_when_it_is_read(pipe: Any, supervisor: Any) -> None:
     pipe.open()
     supervisor.tell(RESUME)
-    for _ in range(40):
-        await pipe.send({"t": "event", "x": "y" * 10_000})
+    for _ in range(FIRST_FRAMES):
+        await pipe.send({"t": "event", "x": "y" * 25_000})
     await turns()
     drained = asyncio.create_task(pipe.drain())
     await turns()
     assert not drained.done()
-    frames = await supervisor.until(lambda frame: frame.get("n") == 40)
-    assert [frame["n"] for frame in frames if frame["t"] == "event"] == list(range(1, 41))
+    frames = await supervisor.until(lambda frame: frame.get("n") == FIRST_FRAMES)
+    assert [frame["n"] for frame in frames if frame["t"] == "event"] == list(range(1, FIRST_FRAMES + 1))
     async with asyncio.timeout(20):
         await drained
 
@@ -185,16 +185,16 @@ async def test_a_pipe_that_is_full_is_written_on_when_it_is_read(pipe: Any, supe
 async def test_a_new_reader_finds_its_place_in_a_full_pipe(pipe: Any, supervisor: Any) -> None:
     pipe.open()
     supervisor.tell(RESUME)
-    for _ in range(40):
-        await pipe.send({"t": "event", "x": "y" * 10_000})
+    for _ in range(FIRST_FRAMES):
+        await pipe.send({"t": "event", "x": "y" * 25_000})
     await turns()
-    supervisor.read(25_000)  # and it dies
+    supervisor.read(60_000)  # and it dies
     supervisor.splitter = Splitter()
     supervisor.tell({"t": "resume", "v": 1, "epoch": 2, "last": 2})
-    found = await supervisor.until(lambda frame: not isinstance(frame, Bad) and frame.get("n") == 40)
+    found = await supervisor.until(lambda frame: not isinstance(frame, Bad) and frame.get("n") == FIRST_FRAMES)
     frames = [frame for frame in found if not isinstance(frame, Bad)]
     reset = next(i for i, f in enumerate(frames) if f["t"] == "reset")
-    assert [frame["n"] for frame in frames[reset + 1 :]] == list(range(3, 41))
+    assert [frame["n"] for frame in frames[reset + 1 :]] == list(range(3, FIRST_FRAMES + 1))
 
 
 async def test_frames_that_cannot_be_are_refused_to_the_caller(pipe: Any) -> None:
