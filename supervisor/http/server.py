@@ -96,9 +96,9 @@ def build_app(
 
     `sample` measures channels (bounded by a timeout here), `details` gives the data of ``/health?details=1``; `lives`
     tells what happens to channels, `records` what has become of them; `shelf` keeps answers; `keyring` knows who may
-    call. On shutdown streams end by
-    themselves; on clean-up the application waits for starts and stops that requests began, so the table must still live
-    then, or have refused them. Run it with `make_runner` and `Site` of connections.py.
+    call. On shutdown streams end by themselves; on clean-up the application waits for starts and stops that requests
+    began, so the table must still live then, or have refused them. Run it with `make_runner` and `Site` of
+    connections.py.
     """
     owned = OwnedTasks()
     streams = Streams()
