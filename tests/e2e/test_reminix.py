@@ -300,6 +300,6 @@ async def test_agents_that_crash_and_block_disturb_nobody(agentd: Agentd) -> Non
     assert loop.time() - began > 2.5
     assert crashes > 10
     took.sort()
-    assert took[len(took) // 2] < 0.05, took
+    assert took[len(took) * 95 // 100] < 0.05, took[-20:]
     assert took[-1] < 1.0, "nobody waits for the one that blocks"
     assert faults(server) == []
