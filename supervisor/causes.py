@@ -43,6 +43,14 @@ class Cause(StrEnum):
     SESSION_QUEUE_FULL = "session_queue_full"
     STORE_UNAVAILABLE = "store_unavailable"
     UPDATE_REFUSED = "update_refused"
+    TOKEN_INVALID = "token_invalid"  # noqa: S105 - a cause, not a secret
+    TOKEN_EXPIRED = "token_expired"  # noqa: S105
+    KEY_UNKNOWN = "key_unknown"
+    KEY_LIMIT = "key_limit"
+    ORIGIN_REFUSED = "origin_refused"
+    MEDIA_TYPE_REFUSED = "media_type_refused"
+    CONVERSATION_UNKNOWN = "conversation_unknown"
+    ATTACHMENT_UNREADABLE = "attachment_unreadable"
     INTERNAL = "internal"
 
     # a start that failed
@@ -163,6 +171,28 @@ EXPLANATIONS: dict[Cause, Explanation] = {
         "the store cannot be written, so no new turn is taken", "check AGENTD_STORE and the space on its disk"
     ),
     Cause.UPDATE_REFUSED: Explanation("the worker did not take the new properties", "send what detail allows"),
+    Cause.TOKEN_INVALID: Explanation(
+        "the bearer token is none that this server accepts", "send one signed by HS256 with AGENTD_JWT_SECRET, with sub"
+    ),
+    Cause.TOKEN_EXPIRED: Explanation("the bearer token has expired", "get a new one"),
+    Cause.KEY_UNKNOWN: Explanation(
+        "the api_key is none that this server knows", "send one that `agentd keys add` has made"
+    ),
+    Cause.KEY_LIMIT: Explanation(
+        "the key has as many turns or channels as it may have", "try again later, or give the key a higher limit"
+    ),
+    Cause.ORIGIN_REFUSED: Explanation(
+        "the key may not be used from web pages of this origin", "add the origin to the key: `agentd keys add --origin`"
+    ),
+    Cause.MEDIA_TYPE_REFUSED: Explanation(
+        "the body has another content type than this endpoint takes", "send the content type that detail names"
+    ),
+    Cause.CONVERSATION_UNKNOWN: Explanation(
+        "there is no such conversation", "begin a new one, or use an id that an answer gave"
+    ),
+    Cause.ATTACHMENT_UNREADABLE: Explanation(
+        "the attachment could not be processed", "upload another file; detail says what was wrong with this one"
+    ),
     Cause.INTERNAL: Explanation("agentd met an unexpected error", "report it with the request id from the log"),
     Cause.SPAWN_FAILED: Explanation("the worker process could not be started", "look at detail and `agentd doctor`"),
     Cause.ADDONS_MISSING: Explanation(

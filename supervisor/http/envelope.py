@@ -84,6 +84,14 @@ ROWS: Final[dict[Cause, Row]] = {
     Cause.SESSION_QUEUE_FULL: Row("10001", 429),
     Cause.STORE_UNAVAILABLE: Row("10101", 503),
     Cause.UPDATE_REFUSED: Row("10104", 422),
+    Cause.TOKEN_INVALID: Row("10000", 401),
+    Cause.TOKEN_EXPIRED: Row("10000", 401),
+    Cause.KEY_UNKNOWN: Row("10000", 401),
+    Cause.KEY_LIMIT: Row("10001", 429),
+    Cause.ORIGIN_REFUSED: Row("10000", 403),
+    Cause.MEDIA_TYPE_REFUSED: Row("10000", 415),
+    Cause.CONVERSATION_UNKNOWN: Row("10000", 404),
+    Cause.ATTACHMENT_UNREADABLE: Row("10006", 422),
     Cause.INTERNAL: Row("10000", 500),
     Cause.SPAWN_FAILED: Row("10101", 500),
     Cause.ADDONS_MISSING: Row("10101", 500),
@@ -121,6 +129,7 @@ ROWS: Final[dict[Cause, Row]] = {
 RETRY_AFTER: Final[dict[Cause, int]] = {
     Cause.WORKERS_LIMIT: 2,
     Cause.GRAPH_LIMIT: 2,
+    Cause.KEY_LIMIT: 2,
     Cause.SESSION_BUSY: 5,
     Cause.SESSION_QUEUE_FULL: 5,
     Cause.STORE_UNAVAILABLE: 5,
@@ -142,6 +151,10 @@ ALWAYS: Final = frozenset(
         Cause.UNAUTHORIZED,
         Cause.SCOPE_MISSING,
         Cause.HOST_REFUSED,
+        Cause.TOKEN_INVALID,
+        Cause.TOKEN_EXPIRED,
+        Cause.KEY_LIMIT,
+        Cause.ORIGIN_REFUSED,
         Cause.INTERNAL,
     }
 )

@@ -28,6 +28,9 @@ class TurnRequest:
     session it then is. `history` is what the caller says was said before; it counts only while the session has no
     history of its own, and is what that begins with. With `store` false nothing of the turn is kept. Without `linger`
     the worker is not kept for the session's next turn, though the conversation is. `source` is the API it came by.
+    A `shared` session is its user's, whichever graph answers in it. With `continues` the conversation has to be there
+    already. With `replaces` the turn takes the place of that turn of the conversation (0 is the first) and all later
+    ones: they are not in the history it is given, and go once it is on record with an answer.
     """
 
     kind: Kind
@@ -45,6 +48,9 @@ class TurnRequest:
     properties: dict[str, Any] = field(default_factory=dict)
     store: bool = True
     linger: bool = True
+    shared: bool = False
+    continues: bool = False
+    replaces: int | None = None
     source: str = "native"
 
     def check(self) -> None:
