@@ -1,6 +1,7 @@
 """Other people's APIs: the same agents, the same client; what differs is how an event looks."""
 
 import asyncio
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -32,11 +33,22 @@ class Dialect:
     promises: tuple[float | None, float | None] = (None, None)
     first: float | None = None
     headers: str = ""
+    named: bool = False  # the server names the conversations
 
     def request(self, session: str, count: int) -> bytes:
         """A turn of so many deltas."""
         path = self.path.replace("{conversation}", str(uuid5(NAMESPACE_OID, session)))
         return post(path, {**self.body(session, str(count)), "stream": True}, self.headers)
+
+
+# The names that a server has given to conversations, by ours.
+NAMES: Final[dict[str, str]] = {}
+NAME: Final = re.compile(rb'"type": "id", "id": "([0-9a-f-]{36})"')
+
+
+def docsgpt(session: str, text: str) -> dict[str, Any]:
+    """A question in the conversation that it went by before."""
+    return {"question": text, "conversation_id": NAMES.get(session)}
 
 
 # Three times what the runtime that the first two are from does in one process; as much as Reminix's own does.
@@ -81,6 +93,7 @@ DIALECTS: Final = (
         b'data:{"event":"done"',
         headers="X-Auth-Token: any\r\n",
     ),
+    Dialect("/stream", docsgpt, b'{"type": "end"}', headers="Content-Type: application/json\r\n", named=True),
 )
 
 
@@ -89,10 +102,12 @@ async def asked(server: BenchServer, dialect: Dialect, sessions: list[str], coun
     requests = [dialect.request(session, count) for session in sessions]
     readers = await asyncio.gather(*(connect(server, ask, mark=MARK, kept=KEPT) for ask in requests))
     await asyncio.gather(*(reader.over for reader in readers))
-    for reader in readers:
+    for session, reader in zip(sessions, readers, strict=True):
         end = b"".join(reader.end)
         if reader.events < count or dialect.ending not in end:
             raise RuntimeError(f"{dialect.path}: {reader.events} events for {count} deltas, and then {end[-500:]!r}")
+        if dialect.named and (name := NAME.search(end)):
+            NAMES[session] = name[1].decode()
         reader.transport.close()  # type: ignore[union-attr]
     return readers
 
@@ -148,6 +163,7 @@ async def dialect_rate(quick: bool) -> list[Figure]:
     """2,000 small deltas on one stream, and on fifty, through each API; from the request to the end."""
     figures = []
     for dialect in DIALECTS:
+        NAMES.clear()
         async with BenchServer(graphs=[STREAM], WORKERS_MAX="400") as server:
             for count in (1, 100):  # starts the workers, then warms up all the way
                 await asked(server, dialect, [f"s{number}" for number in range(STREAMS)], count)

@@ -14,6 +14,8 @@ from typing import Any, Final
 import structlog
 
 from supervisor.addresses import Address
+from supervisor.attachments.readers import Readers
+from supervisor.attachments.service import Attachments
 from supervisor.catalog import GraphCatalog
 from supervisor.channels.channel import Channel
 from supervisor.channels.preparation import Preparation
@@ -21,6 +23,7 @@ from supervisor.channels.surroundings import Surroundings
 from supervisor.channels.table import ChannelTable
 from supervisor.chronicle import Chronicle
 from supervisor.http.connections import Site, make_runner
+from supervisor.http.credentials import Credentials
 from supervisor.http.server import build_app
 from supervisor.keys import Keyring
 from supervisor.ports import PortAllocator
@@ -32,6 +35,7 @@ from supervisor.processes.rota import Rota
 from supervisor.processes.spawner import SpawnerClient
 from supervisor.settings import Settings
 from supervisor.store.store import Store
+from supervisor.tokens import Tokens
 from supervisor.turns.archive import StoreArchive
 from supervisor.turns.sessions import Sessions
 from worker.spawn import instance_of
@@ -62,7 +66,7 @@ class Server:
         Raises StateFolderHeldError, SpawnerUnavailableError, StoreError, KeysError, OSError.
         """
         settings = self.settings
-        keyring = _keyring_of(settings)
+        credentials = _credentials_of(settings)
         prepare_state(settings.state_dir)
         settings.log_path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._parts.callback(os.close, _hold(settings.state_dir))
@@ -81,6 +85,9 @@ class Server:
         self.store = _store_of(settings)
         await self.store.open()
         self._parts.push_async_callback(self.store.close)
+        self.attachments = _attachments_of(settings, self.store, self.spawner, self._environ)
+        self._parts.push_async_callback(self.attachments.close)
+        await self.attachments.open()
         self._chronicle = Chronicle(self.store.note)
         self.table = ChannelTable(
             Surroundings(settings, self.spawner, self.writer, Rota(), self._chronicle.tell),
@@ -100,7 +107,9 @@ class Server:
                 lives=self._chronicle.feed,
                 records=self.store,
                 shelf=self.store,
-                keyring=keyring,
+                conversations=self.store,
+                credentials=credentials,
+                attachments=self.attachments,
             ),
             close_seconds=HTTP_CLOSE_SECONDS,
         )
@@ -186,11 +195,34 @@ def _store_of(settings: Settings) -> Store:
     )
 
 
-def _keyring_of(settings: Settings) -> Keyring:
-    token = settings.token
-    return Keyring(
-        settings.keys_file, None if token is None else token.get_secret_value(), closed=settings.has_to_be_protected
+def _attachments_of(
+    settings: Settings, store: Store, spawner: SpawnerClient, environ: Mapping[str, str]
+) -> Attachments:
+    readers = Readers(
+        spawner,
+        settings.state_dir,
+        environ,
+        at_once=settings.attachment_readers,
+        seconds=settings.attachment_seconds,
+        memory_bytes=settings.attachment_memory_bytes,
     )
+    return Attachments(
+        store.attachments,
+        readers,
+        settings.attachments_dir,
+        instance=instance_of(settings.state_dir),
+        keep_days=settings.attachments_keep_days,
+        user_bytes=settings.attachments_user_bytes,
+        total_bytes=settings.attachments_total_bytes,
+        queue=settings.attachment_queue,
+    )
+
+
+def _credentials_of(settings: Settings) -> Credentials:
+    token = None if settings.token is None else settings.token.get_secret_value()
+    secret = None if settings.jwt_secret is None else settings.jwt_secret.get_secret_value()
+    closed = settings.has_to_be_protected or secret is not None
+    return Credentials(Keyring(settings.keys_file, token, closed=closed), Tokens(secret) if secret else None)
 
 
 def _hold(state_dir: Path) -> int:

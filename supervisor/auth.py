@@ -10,7 +10,7 @@ import hmac
 import json
 import re
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Final
 
@@ -28,9 +28,17 @@ MOST_SHOWN: Final = 64
 USERS: Final = "1 to 64 of A-Z a-z 0-9 . _ @ -"
 GRAPHS: Final = f"the name of a graph, at most {MAX_GRAPH_BYTES} bytes"
 
+SEPARATOR: Final = "/"  # between a principal's user and a name below it; no principal's user has one
+MAX_TURNS: Final = 1_000_000
+MAX_CHANNELS: Final = 1_000_000
+MOST_ORIGINS: Final = 32
+ORIGINS: Final = "an origin as browsers send it, such as https://example.com, without path"
+
 _USER: Final = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 _ID: Final = re.compile(rf"[0-9a-f]{{{2 * ID_BYTES}}}")
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]{0,31}://[a-z0-9.\[\]:_-]{1,253}")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+BOUNDS: Final = ("turns_per_minute", "channels", "origins")  # of a row; files of earlier versions have none
 # As a name it would be a slip, and shown for ever.
 _KEY: Final = re.compile(rf"{PREFIX}[0-9a-f]{{{2 * ID_BYTES}}}_[A-Za-z0-9_-]{{43}}")
 _SECRET: Final = re.compile(rf"{PREFIX}[0-9a-f]|[A-Za-z0-9_-]{{40}}")  # what a key, a part of one or a digest has
@@ -50,20 +58,52 @@ SCOPES: Final = ", ".join(Scope)
 
 
 @dataclass(frozen=True, slots=True)
-class Principal:
-    """Who a request is from: a key's id, "token" or "anybody"; whose turns they are ('': nobody's in particular).
+class Bounds:
+    """How much a key may do, None: any amount; the `origins` of web pages it may be used from, none: of any."""
 
-    With a `graph` it may ask that one alone.
+    turns_per_minute: int | None = None
+    channels: int | None = None
+    origins: tuple[str, ...] = ()
+
+
+FREE: Final = Bounds()
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who a request is from: a key's id, "jwt", "token" or "anybody"; whose turns they are ('': nobody's particular).
+
+    With a `graph` it may ask that one alone. To one with a `user` what is another's does not exist.
     """
 
     name: str
     user: str = ""
     graph: str | None = None
     scopes: frozenset[Scope] = EVERY
+    bounds: Bounds = FREE
 
     def allows(self, scope: Scope) -> bool:
         """Whether it may do what needs this scope."""
         return scope in self.scopes
+
+    def sees(self, space: str, graph: str) -> bool:
+        """Whether what is of this user ('': nobody's) and graph is there for it."""
+        return self.user in ("", space) and self.graph in (None, graph)
+
+    def bind(self, user: str) -> str:
+        """A user that a request names, among those of this principal: its own one, or one below that."""
+        if not self.user:
+            return user
+        return f"{self.user}{SEPARATOR}{user}" if user else self.user
+
+    def unbind(self, user: str) -> str | None:
+        """`bind` undone; None for one of another principal."""
+        if not self.user:
+            return user
+        if user == self.user:
+            return ""
+        own = f"{self.user}{SEPARATOR}"
+        return user.removeprefix(own) if user.startswith(own) else None
 
 
 ANYBODY: Final = Principal("anybody")
@@ -84,28 +124,37 @@ class KeyRow:
     graph: str | None
     scopes: frozenset[Scope]
     created_at: int
+    bounds: Bounds = FREE
 
     @property
     def principal(self) -> Principal:
         """Who its holder is."""
-        return Principal(self.id, self.user, self.graph, self.scopes)
+        return Principal(self.id, self.user, self.graph, self.scopes, self.bounds)
 
     @property
     def shown(self) -> dict[str, Any]:
         """What may be shown of it, as JSON."""
         scopes = [scope.value for scope in Scope if scope in self.scopes]
-        return {"id": self.id, "user": self.user, "graph": self.graph, "scopes": scopes, "created_at": self.created_at}
+        bounds = {**asdict(self.bounds), "origins": list(self.bounds.origins)}
+        shown = {"id": self.id, "user": self.user, "graph": self.graph, "scopes": scopes, **bounds}
+        return {**shown, "created_at": self.created_at}
 
 
 def make_key(
-    draw: Callable[[int], bytes], *, user: str, graph: str | None, scopes: Collection[Scope], created_at: int
+    draw: Callable[[int], bytes],
+    *,
+    user: str,
+    graph: str | None,
+    scopes: Collection[Scope],
+    created_at: int,
+    bounds: Bounds = FREE,
 ) -> tuple[str, KeyRow]:
     """The text of a new key, and its row; `draw` gives so many random bytes."""
     key_id = draw(ID_BYTES).hex()
     secret = base64.urlsafe_b64encode(draw(SECRET_BYTES)).rstrip(b"=").decode()
     text = f"{PREFIX}{key_id}_{secret}"
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return text, KeyRow(key_id, digest, user, graph, frozenset(scopes), created_at)
+    return text, KeyRow(key_id, digest, user, graph, frozenset(scopes), created_at, bounds)
 
 
 class KeyTable:
@@ -116,6 +165,11 @@ class KeyTable:
 
     def __len__(self) -> int:
         return len(self._known)
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """The ids of the keys."""
+        return frozenset(key_id.decode() for key_id in self._known)
 
     def find(self, secret: bytes) -> Principal | None:
         """Whose key this is, None if it is none. It takes as long for an id that is not known as for one that is."""
@@ -184,6 +238,23 @@ def scopes_of(values: object, place: str) -> frozenset[Scope]:
     return frozenset(map(Scope, values))
 
 
+def count_of(value: object, place: str, most: int) -> int | None:
+    """The limit at `place`; None is none. Raises KeysError."""
+    if value is None or (type(value) is int and 1 <= value <= most):
+        return value
+    raise _refused(place, value, f"a whole number from 1 to {most}")
+
+
+def origins_of(values: object, place: str) -> tuple[str, ...]:
+    """The origins in a list at `place`. Raises KeysError."""
+    if not isinstance(values, list | tuple) or len(values) > MOST_ORIGINS:
+        raise _refused(place, values, f"a list of at most {MOST_ORIGINS} origins")
+    for value in values:
+        if not isinstance(value, str) or not _ORIGIN.fullmatch(value):
+            raise _refused(place, value, ORIGINS)
+    return tuple(values)
+
+
 def masked(value: object) -> str:
     """A value for people: short, and without what may be a key."""
     text = repr(value)
@@ -193,7 +264,7 @@ def masked(value: object) -> str:
 
 
 def _row(item: object, place: str) -> KeyRow:
-    row = _check_fields(item, place, ("id", "digest", "user", "graph", "scopes", "created_at"))
+    row = _check_fields(item, place, ("id", "digest", "user", "graph", "scopes", "created_at"), BOUNDS)
     if not (isinstance(row["id"], str) and _ID.fullmatch(row["id"])):
         raise _refused(f"{place}.id", row["id"], f"{2 * ID_BYTES} hexadecimal digits")
     if not (isinstance(row["digest"], str) and _DIGEST.fullmatch(row["digest"])):
@@ -208,16 +279,21 @@ def _row(item: object, place: str) -> KeyRow:
         graph=graph_of(row["graph"], f"{place}.graph"),
         scopes=scopes_of(row["scopes"], f"{place}.scopes"),
         created_at=created_at,
+        bounds=Bounds(
+            turns_per_minute=count_of(row.get("turns_per_minute"), f"{place}.turns_per_minute", MAX_TURNS),
+            channels=count_of(row.get("channels"), f"{place}.channels", MAX_CHANNELS),
+            origins=origins_of(row.get("origins", []), f"{place}.origins"),
+        ),
     )
 
 
-def _check_fields(item: object, place: str, fields: tuple[str, ...]) -> dict[str, Any]:
-    """The object at `place`, which has these fields and no others. Raises KeysError."""
+def _check_fields(item: object, place: str, fields: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The object at `place`, which has these fields, perhaps the optional ones, and no others. Raises KeysError."""
     if not isinstance(item, dict):
         raise _refused(place, item, "an object")
     for name in item:
-        if name not in fields:
-            raise KeysError(f"{place} has a field {masked(name)}; allowed: {', '.join(fields)}")
+        if name not in fields and name not in optional:
+            raise KeysError(f"{place} has a field {masked(name)}; allowed: {', '.join((*fields, *optional))}")
     for name in fields:
         if name not in item:
             raise KeysError(f"{place} has no {name}; needed: {', '.join(fields)}")

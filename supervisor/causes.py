@@ -74,6 +74,7 @@ class Cause(StrEnum):
     STOP_FAILED = "stop_failed"
     SESSION_IDLE = "session_idle"
     SESSION_EVICTED = "session_evicted"
+    SESSION_MOVED = "session_moved"
     TURN_ENDED = "turn_ended"
     CANCEL_IGNORED = "cancel_ignored"
 
@@ -238,6 +239,9 @@ EXPLANATIONS: dict[Cause, Explanation] = {
     Cause.SESSION_EVICTED: Explanation(
         "an idle session made room for another one", "nothing to do, or raise WORKERS_MAX to keep more"
     ),
+    Cause.SESSION_MOVED: Explanation(
+        "the session went on with another graph, in a worker of that one", "nothing to do"
+    ),
     Cause.TURN_ENDED: Explanation("the worker was started for one turn, which has ended", "nothing to do"),
     Cause.CANCEL_IGNORED: Explanation(
         "the agent went on with a turn that was cancelled", "let the agent's code end when it is cancelled"
@@ -266,7 +270,9 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not an error o
     holds a secret.
     """
 
-    def __init__(self, cause: Cause, detail: str = "") -> None:
+    def __init__(self, cause: Cause, detail: str = "", *, retry_after: int | None = None) -> None:
+        """`retry_after`: after how many seconds another try may succeed, where that is known exactly."""
         super().__init__(detail or EXPLANATIONS[cause].message)
         self.cause = cause
         self.detail = detail or EXPLANATIONS[cause].message
+        self.retry_after = retry_after

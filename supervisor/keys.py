@@ -17,21 +17,38 @@ from typing import Final
 
 import structlog
 
-from supervisor.auth import ANYBODY, MASTER, KeyRow, KeysError, KeyTable, Principal, Scope, dump, make_key, parse
+from supervisor.auth import (
+    ANYBODY,
+    FREE,
+    MASTER,
+    Bounds,
+    KeyRow,
+    KeysError,
+    KeyTable,
+    Principal,
+    Scope,
+    dump,
+    make_key,
+    parse,
+)
 from supervisor.file_stamp import Stamp, is_settled, stamp_of
 
 MAX_FILE: Final = 1024 * 1024  # bytes; several thousand keys
 LOCK_SECONDS: Final = 10.0
 LOOK_SECONDS: Final = 0.01
+MOST_TOLD: Final = 32  # ids of keys in one log line
 
 log = structlog.get_logger("supervisor.keys")
 
 MISSING: Final = (FileNotFoundError, NotADirectoryError)
 
 
-def new_key(*, user: str = "", graph: str | None = None, scopes: Collection[Scope]) -> tuple[str, KeyRow]:
+def new_key(
+    *, user: str = "", graph: str | None = None, scopes: Collection[Scope], bounds: Bounds = FREE
+) -> tuple[str, KeyRow]:
     """The text of a new random key, and its row."""
-    return make_key(secrets.token_bytes, user=user, graph=graph, scopes=scopes, created_at=int(time.time()))
+    now = int(time.time())
+    return make_key(secrets.token_bytes, user=user, graph=graph, scopes=scopes, created_at=now, bounds=bounds)
 
 
 class KeyFile:
@@ -85,7 +102,7 @@ class KeyFile:
             os.close(lock)
 
     def _open_lock(self) -> int:
-        path = self.path.with_name(f"{self.path.name}.lock")
+        path = _lock_of(self.path)
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             lock = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
@@ -131,7 +148,8 @@ class Keyring:
     """Who may call a server: the holder of AGENTD_TOKEN, the holders of keys, and anybody as long as it is `open`.
 
     It is open without a token until a file of keys is seen; from then on it is closed, whatever becomes of the file.
-    A file that is gone, or empty, has no keys; of one that cannot be read (any more) the last good ones count.
+    A file that is gone, or empty, has no keys; of one that cannot be read (any more) the last good ones count. That
+    there was a file, its lock tells, which stays beside it.
     """
 
     def __init__(self, path: Path, token: str | None, *, closed: bool = False) -> None:
@@ -146,18 +164,28 @@ class Keyring:
         try:
             self._load()
         except MISSING:
-            pass
+            if _lock_of(path).exists():
+                self.open = False
+                log.warning("keys.gone", path=str(path), lock=str(_lock_of(path)))
         except (KeysError, OSError) as error:
             raise KeysError(f"the file of keys {path} cannot be used: {_said(error)}") from error
 
     def principal(self, secret: bytes | None) -> Principal | None:
         """Who sends this secret; None: nobody who may call. One look at the file, unless it is the token."""
-        if self._token is not None and secret is not None and hmac.compare_digest(secret, self._token):
+        known = None if secret is None else self.find(secret)
+        if known is None:
+            if secret is None:
+                self.look()
+            if self.open:
+                return ANYBODY
+        return known
+
+    def find(self, secret: bytes) -> Principal | None:
+        """Whose secret this is, None if it is none. One look at the file, unless it is the token."""
+        if self._token is not None and hmac.compare_digest(secret, self._token):
             return MASTER
         self.look()
-        if self.open:
-            return ANYBODY
-        return None if secret is None else self._keys.find(secret)
+        return self._keys.find(secret)
 
     def look(self) -> None:
         """Read the file if it has changed."""
@@ -180,13 +208,15 @@ class Keyring:
 
     def _load(self) -> None:
         stamp, data = _read(self._path)
-        self._keys = KeyTable(parse(data))
+        before, self._keys = self._keys, KeyTable(parse(data))
         self.open = False
         self._there = True
         self._stamp = stamp if is_settled(stamp) else None
         if self._told != (told := (stamp, "")):
             self._told = told
-            log.info("keys.read", path=str(self._path), keys=len(self._keys))
+            added, revoked = sorted(self._keys.ids - before.ids), sorted(before.ids - self._keys.ids)
+            shown = {"added": added[:MOST_TOLD], "revoked": revoked[:MOST_TOLD]}
+            log.info("keys.read", path=str(self._path), keys=len(self._keys), **shown)
 
     def _complain(self, stamp: Stamp, error: Exception) -> None:
         """There is a file, so the server is closed; told once for each state of the file."""
@@ -195,6 +225,10 @@ class Keyring:
         if self._told != (told := (stamp, _said(error))):
             self._told = told
             log.error("keys.unreadable", path=str(self._path), error=told[1], keys=len(self._keys))
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")
 
 
 def _read(path: Path) -> tuple[Stamp, bytes]:

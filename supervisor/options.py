@@ -40,7 +40,8 @@ class GraphOptions:
 
     `command` is the program that is the worker (None: one of ours), run in `cwd`, relative to the app folder.
     `limits` has only the limits the file names (`worker.spawn.Limits`). `max_workers` bounds the workers of this graph.
-    `handles` are the kinds of turns the agent answers (None: its worker tells), `description` is for people.
+    `handles` are the kinds of turns the agent answers (None: its worker tells), `description` is for people. Where
+    answers are `structured`, an agent's data is its answer, whatever text it says besides.
     """
 
     command: tuple[str, ...] | None = None
@@ -49,6 +50,7 @@ class GraphOptions:
     max_workers: int | None = None
     handles: tuple[str, ...] | None = None
     description: str = ""
+    structured: bool = False
 
 
 def parse_options(graph_name: str, value: Any) -> GraphOptions:
@@ -119,6 +121,12 @@ def _description(graph_name: str, key: str, value: Any) -> str:
     return value
 
 
+def _structured(graph_name: str, key: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _refusal(graph_name, key, value, "true or false")
+    return value
+
+
 def _integer(graph_name: str, key: str, value: Any, least: int, most: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise _refusal(graph_name, key, value, f"an integer from {least} to {most}")
@@ -143,5 +151,6 @@ _READERS: Final[Mapping[str, Callable[[str, str, Any], Any]]] = MappingProxyType
         "max_workers": _max_workers,
         "handles": _handles,
         "description": _description,
+        "structured": _structured,
     }
 )

@@ -20,6 +20,7 @@ from supervisor.store.address import SqliteFile, parse_address
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 GIB: Final = 1024 * MIB
+LEAST_SIGNING_SECRET: Final = 32  # bytes, as RFC 7518 wants them for HS256 (section 3.2)
 
 _UNITS: Final = {"": 1, "B": 1, "KIB": KIB, "MIB": MIB, "GIB": GIB}
 _WHOLE_UNITS: Final = (("GiB", GIB), ("MiB", MIB), ("KiB", KIB), ("", 1))
@@ -213,6 +214,12 @@ def _token(value: SecretStr) -> SecretStr:
     return value
 
 
+def _signing_secret(value: SecretStr) -> SecretStr:
+    if len(value.get_secret_value().encode("utf-8", "surrogateescape")) < LEAST_SIGNING_SECRET:
+        raise ValueError("too short")
+    return value
+
+
 Count = Annotated[
     int, BeforeValidator(_whole), Field(ge=1, le=_MOST_COUNT), Allowed(f"a whole number from 1 to {_MOST_COUNT}")
 ]
@@ -303,6 +310,11 @@ Token = Annotated[
     Annotated[SecretStr, AfterValidator(_token)] | None,
     BeforeValidator(_none_if_empty),
     Allowed("visible ASCII characters without spaces, empty: none"),
+]
+SigningSecret = Annotated[
+    Annotated[SecretStr, AfterValidator(_signing_secret)] | None,
+    BeforeValidator(_none_if_empty),
+    Allowed(f"any text of at least {LEAST_SIGNING_SECRET} bytes, empty: none"),
 ]
 Secret = Annotated[SecretStr | None, BeforeValidator(_none_if_empty), Allowed("any text, empty: none")]
 StoreUrl = Annotated[InstanceOf[SecretUrl], BeforeValidator(store_url), Allowed(STORES)]

@@ -66,6 +66,9 @@ class Settings(BaseSettings):
     port: kind.Port = Field(8080, description="port the server listens on")
     also_listen: kind.Addresses = Field((), description="addresses the server listens on besides")
     token: kind.Token = Field(None, description="bearer token that may do everything")
+    jwt_secret: kind.SigningSecret = Field(
+        None, description="secret that bearer tokens of users are signed with (HS256); with it the server is closed"
+    )
     allow_unprotected: kind.Flag = Field(False, description="listen beyond loopback without a token or keys")
     allowed_hosts: kind.HostPatterns = Field(
         (), description="names the server may be called by as long as it is open, besides localhost, addresses and host"
@@ -172,6 +175,22 @@ class Settings(BaseSettings):
     upload_total_bytes: kind.Bytes = Field(
         512 * MIB, description="all uploads of one channel; also all those that arrive at the same time"
     )
+
+    attachments_dir: Annotated[kind.AbsolutePath, Default("attachments in state_dir")] = Field(
+        default_factory=lambda data: data["state_dir"] / "attachments",
+        description="folder for the files that are uploaded for agents",
+    )
+    attachments_keep_days: kind.Days = Field(30, description="days after which an attachment is deleted")
+    attachments_user_bytes: kind.Bytes = Field(2 * GIB, description="all attachments of one user")
+    attachments_total_bytes: kind.Bytes = Field(20 * GIB, description="all attachments")
+    attachment_file_bytes: kind.Bytes = Field(100 * MIB, description="largest file of an upload of attachments")
+    attachment_request_bytes: kind.Bytes = Field(256 * MIB, description="largest upload of attachments")
+    attachment_files_max: kind.Count = Field(20, description="files of one upload of attachments")
+    attachment_seconds: kind.PositiveSeconds = Field(60.0, description="time in which an attachment is read, or fails")
+    attachment_readers: kind.Count = Field(2, description="attachments that are read at the same time")
+    attachment_queue: kind.Count = Field(200, description="attachments that may wait to be read")
+    attachment_memory_bytes: kind.Bytes = Field(GIB, description="memory of the process that reads an attachment")
+
     agora_app_id: kind.OptionalText = Field(None, description="Agora app id, for tokens")
     agora_app_certificate: kind.Secret = Field(None, description="Agora app certificate, for tokens")
     vector_document_preset_list: kind.Text = Field("[]", description="JSON list of documents the UI offers")
@@ -214,12 +233,13 @@ class Settings(BaseSettings):
             if address.port and address in addresses[:number]:
                 told = "{addresses} stands there twice, host and port counted; allowed: an address once, port 0 often"
                 raise _misplaced(told, "also_listen", address)
-        if self.has_to_be_protected and self.token is None and not os.access(self.keys_file, os.F_OK):
+        unprotected = self.token is None and self.jwt_secret is None and not os.access(self.keys_file, os.F_OK)
+        if self.has_to_be_protected and unprotected:
             beyond = [address for address in addresses if not is_loopback(address.host)]
             told = (
                 "listening beyond loopback, at {addresses}, lets everybody who reaches it start processes; allowed: "
-                "a loopback address, or set AGENTD_TOKEN, or make a key with `agentd keys add`, or set "
-                "AGENTD_ALLOW_UNPROTECTED=true"
+                "a loopback address, or set AGENTD_TOKEN or AGENTD_JWT_SECRET, or make a key with `agentd keys add`, "
+                "or set AGENTD_ALLOW_UNPROTECTED=true"
             )
             raise _misplaced(told, "also_listen" if is_loopback(self.host) else "host", *beyond)
         return self

@@ -1,15 +1,26 @@
 """Fixtures all tests share; the first of them fails every test that leaves something behind."""
 
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.harness import Agentd, leaks
+from tests.harness import Agentd, leaks, secrets
 from worker.spawn import instance_of
 
 ZOO = Path(__file__).parent / "zoo"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail what passed but for a key or a token of a user in its output, the logs of servers in this process too."""
+    report = yield
+    shown = [title for title, text in report.sections if secrets.leaked(text.encode(errors="replace"))]
+    if report.passed and shown:
+        report.outcome = "failed"
+        report.longrepr = f"a key or a token is in: {', '.join(shown)}"
+    return report
 
 
 @pytest.fixture(autouse=True)

@@ -46,6 +46,7 @@ def test_a_key_and_its_row() -> None:
     assert secret not in repr(row)
     assert row.principal == Principal(key_id, "alice", "friday", frozenset({Scope.TURNS, Scope.OPS}))
     shown = {"id": key_id, "user": "alice", "graph": "friday", "scopes": ["turns", "ops"], "created_at": 7}
+    shown |= {"turns_per_minute": None, "channels": None, "origins": []}
     assert row.shown == shown
 
 

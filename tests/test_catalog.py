@@ -272,7 +272,7 @@ def test_the_cached_document_is_never_changed(monkeypatch: pytest.MonkeyPatch) -
 def test_the_shipped_graphs_are_listed() -> None:
     assert GraphCatalog(SHIPPED).graphs() == [
         GraphListing(name, auto_start=True)
-        for name in ("camera_va_openai_azure", "friday", "echo", "meeting-room", "meeting_room")
+        for name in ("camera_va_openai_azure", "friday", "demo", "echo", "meeting-room", "meeting_room")
     ]
 
 
@@ -282,6 +282,7 @@ def test_what_the_shipped_agents_handle() -> None:
     assert handles == {
         "camera_va_openai_azure": ("chat",),
         "friday": ("chat",),
+        "demo": ("chat",),
         "echo": ("chat", "invoke"),
         "meeting-room": ("chat",),
         "meeting_room": None,
@@ -305,6 +306,7 @@ def test_a_graph_with_bad_options_harms_no_other(tmp_path: Path) -> None:
     [
         ("camera_va_openai_azure", "openai_chatgpt"),
         ("friday", "friday"),
+        ("demo", "friday"),
         ("echo", "echo"),
         ("meeting-room", "meeting_room"),
         ("meeting_room", "meeting_room"),

@@ -20,6 +20,10 @@ STANDARD = frozenset(sys.stdlib_module_names)
 
 # Modules that may import only what is pure itself, of ours and of the standard library.
 PURE = (
+    "supervisor.attachments.books",
+    "supervisor.attachments.media",
+    "supervisor.attachments.names",
+    "supervisor.attachments.state",
     "supervisor.auth",
     "supervisor.causes",
     "supervisor.channels.ending",
@@ -29,7 +33,10 @@ PURE = (
     "supervisor.channels.requests",
     "supervisor.graph_file",
     "supervisor.http.bodies",
+    "supervisor.http.density",
     "supervisor.http.dialects.data_lines",
+    "supervisor.http.dialects.docsgpt_errors",
+    "supervisor.http.dialects.docsgpt_frames",
     "supervisor.http.dialects.huawei_errors",
     "supervisor.http.envelope",
     "supervisor.http.huawei_paths",
@@ -56,14 +63,14 @@ PURE_STANDARD = frozenset(
         "json",
         "math",
     }
-    | {"re", "shlex", "types", "typing"}
+    | {"re", "shlex", "types", "typing", "unicodedata"}
 )
 PURE_OTHERS = frozenset({"orjson"})
 # The request types of the spawner: data, and the name of a state folder's instance.
 DATA_ONLY = frozenset({"worker.spawn"})
 
 # Inside supervisor, who may import whom: each layer only those to its right.
-LAYERS = ("http", "turns", "channels", "processes")
+LAYERS = ("http", "turns", "channels", "attachments", "processes")
 
 
 @cache

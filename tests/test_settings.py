@@ -310,14 +310,17 @@ def test_a_file_of_keys_protects(monkeypatch: pytest.MonkeyPatch, folder: Path) 
     assert not Settings(also_listen="[::1]:80").has_to_be_protected
 
 
-@pytest.mark.parametrize("more", [{"AGENTD_TOKEN": "secret"}, {"AGENTD_ALLOW_UNPROTECTED": "true"}])
+@pytest.mark.parametrize(
+    "more",
+    [{"AGENTD_TOKEN": "t0ps3cr3t"}, {"AGENTD_JWT_SECRET": 4 * "t0ps3cr3t"}, {"AGENTD_ALLOW_UNPROTECTED": "true"}],
+)
 def test_listening_beyond_loopback_has_to_be_protected(monkeypatch: pytest.MonkeyPatch, more: dict[str, str]) -> None:
     monkeypatch.setenv("AGENTD_LISTEN", "0.0.0.0:80")
     for name, value in more.items():
         monkeypatch.setenv(name, value)
     loaded = load()
     assert (loaded.settings.host, loaded.settings.port) == ("0.0.0.0", 80)
-    assert "secret" not in repr(loaded.settings)
+    assert "t0ps3cr3t" not in repr(loaded.settings)
 
 
 @pytest.mark.parametrize(

@@ -54,10 +54,10 @@ class Channel:
         released: Callable[["Channel"], None],
     ) -> None:
         """`files` are the paths of its log and of its property file; `released` frees its name and slot."""
-        self.name = request.channel_name
+        self.name, self.owner = request.name, request.owner
         self.graph_name = request.graph_name
         self.user, self.session, self.source = request.user, request.session, request.source
-        self.on_demand = request.on_demand
+        self.on_demand, self.shared = request.on_demand, request.shared
         self.id = channel_id
         self.state = State.STARTING
         self.pid: int | None = None

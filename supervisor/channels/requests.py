@@ -7,6 +7,23 @@ from supervisor.causes import Cause, Refusal
 from worker.spawn import Limits
 
 MAX_NAME_BYTES: Final = 100
+SEPARATOR: Final = "/"  # between an owner's space and a name, neither of which has one
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who has a channel started: the user among whose channels it is ('': nobody's), and the key, with its bound."""
+
+    space: str = ""
+    key: str = ""
+    channels: int | None = None
+
+    def qualified(self, name: str) -> str:
+        """A channel's name in the whole server: two users may each have a channel of the same name."""
+        return f"{self.space}{SEPARATOR}{name}" if self.space else name
+
+
+NOBODY: Final = Owner()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +33,8 @@ class StartRequest:
     `timeout` in seconds: positive that many, -1 never, None, 0 or any other negative the server's default.
     `properties` are the overrides ``{node: {property: value}}``; a node's value may be None. `user` and `session` are
     whose conversation the channel carries, None: one of the channel's own; `source` is the API it came by;
-    `on_demand` if a session started it, which then is the one to end it.
+    `on_demand` if a session started it, which then is the one to end it; with `shared` that session is not of this
+    graph alone; `owner` is who has it started.
     """
 
     channel_name: str
@@ -31,6 +49,13 @@ class StartRequest:
     session: str | None = None
     source: str = "ten"
     on_demand: bool = False
+    shared: bool = False
+    owner: Owner = NOBODY
+
+    @property
+    def name(self) -> str:
+        """The channel's name in the whole server."""
+        return self.owner.qualified(self.channel_name)
 
 
 def check_channel_name(name: str) -> None:

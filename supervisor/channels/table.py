@@ -15,7 +15,7 @@ from supervisor.channels.channel import Channel
 from supervisor.channels.lease import timeout_of
 from supervisor.channels.lifecycle import Event, State
 from supervisor.channels.preparation import Preparation
-from supervisor.channels.requests import StartRequest, check_channel_name
+from supervisor.channels.requests import Owner, StartRequest, check_channel_name
 from supervisor.channels.surroundings import Surroundings
 from supervisor.ports import PortAllocator
 from worker.spawn import Receipt, instance_of
@@ -67,8 +67,9 @@ class ChannelTable:
             raise Refusal(Cause.SHUTTING_DOWN)
         if len(self._channels) >= settings.workers_max:
             raise Refusal(Cause.WORKERS_LIMIT, f"all {settings.workers_max} worker slots are taken")
-        if request.channel_name in self._channels:
+        if request.name in self._channels:
             raise Refusal(Cause.CHANNEL_EXISTS)
+        self._check_owner(request.owner)
         self._check_graph_limit(request.graph_name, None)
         check_channel_name(request.channel_name)
         plan = self._preparation.prepare(request)
@@ -78,7 +79,7 @@ class ChannelTable:
             self._ports.release(plan.port)
             raise
         channel_id = f"{self._epoch}-{next(self._numbers)}"
-        stem = file_stem(request.channel_name, f"{self._instance}-{channel_id}", time.time())
+        stem = file_stem(request.name, f"{self._instance}-{channel_id}", time.time())
         files = (settings.log_path / f"app-{stem}.log", settings.log_path / f"property-{stem}.json")
         timeout = timeout_of(request.timeout, float(settings.worker_quit_timeout_seconds))
         channel = Channel(request, plan, channel_id, files, timeout, self._around, self._release)
@@ -134,10 +135,11 @@ class ChannelTable:
         return self._channels.get(name)
 
     def of_session(self, graph: str, user: str, session: str) -> Channel | None:
-        """The live channel of this session, whoever started it."""
+        """The live channel of this session, whoever started it; '' is the graph of one that is shared by graphs."""
         wanted = (graph, user, session)
         for channel in self._channels.values():
-            if (channel.graph_name, channel.user, channel.session) == wanted and channel.state in LIVE:
+            own = "" if channel.shared else channel.graph_name
+            if (own, channel.user, channel.session) == wanted and channel.state in LIVE:
                 return channel
         return None
 
@@ -176,6 +178,12 @@ class ChannelTable:
             channel.fail(Refusal(Cause.INTERNAL))
             self._release(channel)
             log.exception("channel.fault", channel=channel.name, id=channel.id)
+
+    def _check_owner(self, owner: Owner) -> None:
+        if owner.channels is not None:
+            count = sum(channel.owner.key == owner.key for channel in self._channels.values())
+            if count >= owner.channels:
+                raise Refusal(Cause.KEY_LIMIT, f"key {owner.key} may have {owner.channels} channels at once")
 
     def _check_graph_limit(self, graph_name: str, most: int | None) -> None:
         limits = [limit for pattern, limit in self._graph_limits.items() if fnmatchcase(graph_name, pattern)]

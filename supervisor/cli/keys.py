@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from supervisor.auth import SCOPES, KeyRow, KeysError, Scope, graph_of, masked, scopes_of, user_of
+from supervisor.auth import (
+    MAX_CHANNELS,
+    MAX_TURNS,
+    SCOPES,
+    Bounds,
+    KeyRow,
+    KeysError,
+    Scope,
+    count_of,
+    graph_of,
+    masked,
+    origins_of,
+    scopes_of,
+    user_of,
+)
 from supervisor.cli import output
 from supervisor.cli.errors import REFUSED, USAGE, CommandError, report
 
@@ -27,7 +41,7 @@ app = typer.Typer(
 Config = Annotated[Path | None, typer.Option(help="Read this file instead of agentd.toml.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON; errors too, on stderr.")]
 
-HEADINGS: Final = ("ID", "USER", "GRAPH", "SCOPES", "CREATED")
+HEADINGS: Final = ("ID", "USER", "GRAPH", "SCOPES", "TURNS/MIN", "CHANNELS", "ORIGINS", "CREATED")
 
 
 @app.command()
@@ -37,6 +51,17 @@ def add(
     scope: Annotated[
         list[str] | None,
         typer.Option(metavar="SCOPE", help=f"What it may do: {SCOPES}; may be repeated (default: {Scope.TURNS})."),
+    ] = None,
+    turns_per_minute: Annotated[
+        int | None, typer.Option(help="Turns it may ask in any minute (default: any number).")
+    ] = None,
+    channels: Annotated[int | None, typer.Option(help="Channels it may have at once (default: any number).")] = None,
+    origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORIGIN",
+            help="Web pages it may be used from, such as https://example.com; may be repeated (default: all).",
+        ),
     ] = None,
     config: Config = None,
     as_json: Json = False,
@@ -49,6 +74,11 @@ def add(
             user=user_of(user, "--user"),
             graph=graph_of(graph, "--graph"),
             scopes=scopes_of(scope or [Scope.TURNS], "--scope"),
+            bounds=Bounds(
+                turns_per_minute=count_of(turns_per_minute, "--turns-per-minute", MAX_TURNS),
+                channels=count_of(channels, "--channels", MAX_CHANNELS),
+                origins=origins_of([one.lower() for one in origin or ()], "--origin"),
+            ),
         )
     except KeysError as error:
         raise CommandError(USAGE, cause="usage", message=str(error), next_step="see docs/keys.md") from None
@@ -56,7 +86,7 @@ def add(
         file.add(row)
     if as_json:
         shown = row.shown
-        output.write_json({"key": text, **{name: shown[name] for name in ("id", "user", "graph", "scopes")}})
+        output.write_json({"key": text, **{name: shown[name] for name in shown if name != "created_at"}})
         return
     print(text, flush=True)
     print(f"agentd: key {row.id} is in {file.path}; it is shown this once", file=sys.stderr)
@@ -140,4 +170,8 @@ def _prepare(settings: "Settings") -> None:
 def _cells(row: KeyRow) -> list[str]:
     created = datetime.fromtimestamp(row.created_at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     scopes = ",".join(row.shown["scopes"])
-    return [row.id, row.user or "-", output.text(row.graph), scopes, created]
+    turns, channels = (
+        "-" if most is None else str(most) for most in (row.bounds.turns_per_minute, row.bounds.channels)
+    )
+    origins = ",".join(row.bounds.origins) or "-"
+    return [row.id, row.user or "-", output.text(row.graph), scopes, turns, channels, origins, created]

@@ -16,9 +16,10 @@ from supervisor.http.dialects.base import TurnHandler
 from supervisor.http.dialects.messages import Said
 from supervisor.http.faults import checked
 from supervisor.http.intake import read_body
-from supervisor.http.principals import bound
+from supervisor.http.principals import graph_for, may_ask, owns
 from supervisor.http.replies import native as json_of
 from supervisor.http.replies import refused
+from supervisor.http.request_keys import PRINCIPAL
 
 if TYPE_CHECKING:
     from supervisor.catalog import GraphCatalog
@@ -71,7 +72,9 @@ class ProcessApi:
         """``POST /process/task``: a turn in the background."""
         body, wanted = await self._asked(request, TaskBody)
         task_id = _new("task_")
-        self._kept.start(bound(request, wanted), Task(task_id, _reply(body, wanted)), seconds=body.timeout)
+        self._kept.start(
+            self._handler.admit(request, wanted), Task(task_id, _reply(body, wanted)), seconds=body.timeout
+        )
         told = {
             "task_id": task_id,
             "status": "submitted",
@@ -84,20 +87,21 @@ class ProcessApi:
         """``GET /process/task/{id}``: how far it is, and what came of it."""
         task_id = request.match_info["id"]
         run = self._kept.running(task_id, SOURCE)
-        if run is not None:
+        if run is not None and owns(request, run.turn.request.user, run.turn.request.graph):
             return json_of({"status": PENDING if run.turn.channel is None else RUNNING, "result": None})
         row = await self._kept.row(task_id)
-        if row is None or row.source != SOURCE:
+        if row is None or row.source != SOURCE or not owns(request, row.user, row.graph):
             raise Refusal(Cause.RESPONSE_UNKNOWN, f"no task {task_id!r:.100} is kept")
         return json_of(_outcome(row))
 
-    async def interrupt(self, body: dict[str, Any]) -> web.Response:
+    async def interrupt(self, request: web.Request, body: dict[str, Any]) -> web.Response:
         """End the turn that runs in a session, and wait until it has ended; none may run (section 10)."""
         try:
             wanted = checked(InterruptBody, body)
         except Refusal as refusal:
             return refused(refusal, PROCESS, strict=True)
-        turns = self._sessions.at_work(wanted.user, wanted.session_id)
+        at_work = self._sessions.at_work(request[PRINCIPAL].bind(wanted.user), wanted.session_id)
+        turns = [turn for turn in at_work if may_ask(request, turn.request.graph)]
         for turn in turns:
             turn.cancel(Cause.TURN_CANCELLED)
         for turn in turns:
@@ -108,8 +112,7 @@ class ProcessApi:
     async def _asked(self, request: web.Request, model: type[Body]) -> "tuple[Body, TurnRequest]":
         """The body and the turn it asks for. Raises Refusal."""
         body, said = await read_body(request, self._body_limit, partial(_said, model))
-        named = body.model if body.model and self._catalog.has(body.model) else None
-        graph = named or self._catalog.default(self._settings.default_graph)
+        graph = graph_for(request, self._catalog, body.model, self._settings.default_graph)
         return body, turn_request(body, said, graph, str(uuid4()))
 
 

@@ -24,9 +24,10 @@ from supervisor.http.channel_views import channel_json, last_life, nodes_json
 from supervisor.http.faults import checked
 from supervisor.http.intake import read_object
 from supervisor.http.owned import OwnedTasks
+from supervisor.http.principals import as_named, check_graph, found, owner_of, shown_name, visible
 from supervisor.http.queries import Query, Switch, read_query
 from supervisor.http.replies import native, refused
-from supervisor.http.request_keys import REQUEST_ID, note
+from supervisor.http.request_keys import PRINCIPAL, REQUEST_ID, note
 from supervisor.options import LIMIT_RANGES
 from supervisor.property import check_overridable
 from supervisor.store.errors import StoreError
@@ -129,15 +130,16 @@ class ChannelsApi:
             web.patch(f"{CHANNEL}/properties", self.update),
         ]
 
-    async def list_all(self, _: web.Request) -> web.Response:
+    async def list_all(self, request: web.Request) -> web.Response:
         """``GET /channels``: every channel there is, starting and stopping ones too."""
-        return native({"channels": await self._described(self._table.all())})
+        return native({"channels": await self._described(request, visible(request, self._table.all()))})
 
     async def start(self, request: web.Request) -> web.Response:
         """``POST /channels``: answers when the worker is ready; a client that hangs up does not undo the start."""
         body = checked(ChannelBody, await read_object(request, self._body_limit, bodies.parse_start))
         name = made_up(body.graph) if body.name is None else bodies.require_channel({"channel_name": body.name})
         note(request, channel=name)
+        check_graph(request, body.graph)
         wanted = StartRequest(
             channel_name=name,
             graph_name=body.graph,
@@ -145,12 +147,13 @@ class ChannelsApi:
             properties=bodies.read_overrides({"properties": body.properties}),
             limits=bodies.read_limits({"limits": body.limits}),
             request_id=request[REQUEST_ID],
-            user=body.user,
+            user=request[PRINCIPAL].bind(body.user),
             session=body.session,
             source="native",
+            owner=owner_of(request),
         )
         channel = await self._owned.finish(self._start(wanted))
-        response = native(await self._shown(channel))
+        response = native(await self._shown(request, channel))
         response.set_status(201)
         response.headers[hdrs.LOCATION] = f"/channels/{quote(name, safe='')}"
         return response
@@ -168,8 +171,8 @@ class ChannelsApi:
         try:
             channel = channel_of(request, self._table)
         except Refusal as refusal:
-            return refused(refusal, request.path, strict=False, more={"last": await self._last(_name(request))})
-        return native(await self._shown(channel))
+            return refused(refusal, request.path, strict=False, more={"last": await self._last(request)})
+        return native(await self._shown(request, channel))
 
     async def update(self, request: web.Request) -> web.Response:
         """``PATCH /channels/{name}/properties``: new properties for nodes of a live worker; all are taken, or none."""
@@ -181,21 +184,22 @@ class ChannelsApi:
             raise Refusal(Cause.CHANNEL_UNKNOWN, f"channel {channel.name!r} is {channel.state.value}")
         if changes:
             await self._owned.finish(channel.asking.update(changes))
-        return native({"name": channel.name, "nodes": nodes_json(channel)})
+        return native({"name": _name(request), "nodes": nodes_json(channel)})
 
     async def stop(self, request: web.Request) -> web.Response:
         """``DELETE /channels/{name}``: with grace, or with ``?kill=1`` without; answers the receipt."""
-        name = _name(request)
         kill = read_query(StopQuery, request).kill
+        channel = channel_of(request, self._table)
         cause = Cause.KILLED if kill else Cause.STOPPED
-        receipt = await self._owned.finish(self._table.stop(name, cause=cause, kill=kill))
-        return native({"name": name, "receipt": None if receipt is None else asdict(receipt)})
+        note(request, cause=cause.value)
+        receipt = await self._owned.finish(self._table.stop(channel.name, cause=cause, kill=kill))
+        return native({"name": _name(request), "receipt": None if receipt is None else asdict(receipt)})
 
-    async def _shown(self, channel: "Channel") -> dict[str, Any]:
-        [described] = await self._described([channel])
+    async def _shown(self, request: web.Request, channel: "Channel") -> dict[str, Any]:
+        [described] = await self._described(request, [channel])
         return {**described, "nodes": nodes_json(channel)}
 
-    async def _described(self, channels: Sequence["Channel"]) -> list[dict[str, Any]]:
+    async def _described(self, request: web.Request, channels: Sequence["Channel"]) -> list[dict[str, Any]]:
         samples: Mapping[str, Sample] = {}
         try:
             async with asyncio.timeout(SAMPLE_SECONDS):
@@ -205,19 +209,24 @@ class ChannelsApi:
         turns = self._turns.running()
         monotonic, wall = time.monotonic(), time.time()
         return [
-            channel_json(channel, samples.get(channel.id), turns.get(channel.id), monotonic, wall)
+            {
+                **channel_json(channel, samples.get(channel.id), turns.get(channel.id), monotonic, wall),
+                "name": shown_name(request, channel.name),
+                "user": as_named(request, channel.user),
+            }
             for channel in channels
         ]
 
-    async def _last(self, name: str) -> dict[str, Any] | None:
+    async def _last(self, request: web.Request) -> dict[str, Any] | None:
         """How the last channel of this name ended, None when that is not known (in time)."""
+        name = owner_of(request).qualified(_name(request))
         try:
             async with asyncio.timeout(LAST_SECONDS):
-                rows = await self._records.ledger(channel=name, open=False, limit=1)
+                rows = await self._records.ledger(channel=name, graph=request[PRINCIPAL].graph, open=False, limit=1)
         except (StoreError, TimeoutError) as error:
             log.info("ledger.unread", channel=name, error=str(error) or "late")
             return None
-        return last_life(rows[0]) if rows else None
+        return last_life({**rows[0], "user": as_named(request, rows[0]["user"])}) if rows else None
 
 
 def made_up(graph: str) -> str:
@@ -228,11 +237,7 @@ def made_up(graph: str) -> str:
 
 def channel_of(request: web.Request, table: "ChannelTable") -> "Channel":
     """The channel that the request's path names. Raises Refusal(CHANNEL_UNKNOWN)."""
-    name = _name(request)
-    channel = table.get(name)
-    if channel is None:
-        raise Refusal(Cause.CHANNEL_UNKNOWN, f"no channel {name!r} is running")
-    return channel
+    return found(request, table, _name(request))
 
 
 def _name(request: web.Request) -> str:

@@ -12,6 +12,7 @@ from supervisor.http.dialects.completions_request import CompletionBody, check_b
 from supervisor.http.dialects.messages import Said
 from supervisor.http.dialects.openai_errors import ParameterRefusal
 from supervisor.http.intake import read_body
+from supervisor.http.principals import graph_for, may_ask
 from supervisor.http.replies import native
 
 if TYPE_CHECKING:
@@ -47,24 +48,25 @@ class CompletionsApi:
     async def complete(self, request: web.Request) -> web.StreamResponse:
         """``POST /chat/completions``: a turn that is whole in itself, or one of a session."""
         body, said = await read_body(request, self._body_limit, _asked)
-        graph = body.model if self._catalog.has(body.model) else self._catalog.default(self._default)
+        graph = graph_for(request, self._catalog, body.model, self._default)
         translator = Completion(body.model or graph, include_usage=body.stream_options.include_usage)
         return await self._handler.handle(request, body.turn_request(said, graph), translator, stream=body.stream)
 
-    async def list_models(self, _: web.Request) -> web.Response:
+    async def list_models(self, request: web.Request) -> web.Response:
         """``GET /models``: every graph that `model` can name."""
-        return native({"object": "list", "data": [self._model(name) for name in self._names()]})
+        return native({"object": "list", "data": [self._model(name) for name in self._names(request)]})
 
     async def show_model(self, request: web.Request) -> web.Response:
         """``GET /models/{model}``: one of them."""
         name = request.match_info["model"]
-        if name not in self._names():
+        if name not in self._names(request):
             text = f"there is no model {name!r:.100}; a model is a graph"
             raise ParameterRefusal("model", "model_not_found", text, Cause.NOT_FOUND)
         return native(self._model(name))
 
-    def _names(self) -> list[str]:
-        return list(dict.fromkeys(graph.name for graph in self._catalog.graphs() if graph.name))
+    def _names(self, request: web.Request) -> list[str]:
+        names = dict.fromkeys(graph.name for graph in self._catalog.graphs() if graph.name)
+        return [name for name in names if may_ask(request, name)]
 
     def _model(self, name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self._since, "owned_by": "agentd"}

@@ -8,14 +8,16 @@ from aiohttp import web
 
 from supervisor import strict_json
 from supervisor.agora import build_token
+from supervisor.auth import Scope
 from supervisor.causes import Cause, Refusal
 from supervisor.channels.requests import StartRequest
 from supervisor.http import bodies
 from supervisor.http.addons import read_default_properties
 from supervisor.http.intake import read_object
 from supervisor.http.owned import OwnedTasks
+from supervisor.http.principals import check_graph, found, may_ask, owner_of, require, shown_name, visible
 from supervisor.http.replies import answer, ok
-from supervisor.http.request_keys import MAX_NOTE, REQUEST_ID, note
+from supervisor.http.request_keys import MAX_NOTE, PRINCIPAL, REQUEST_ID, note
 
 if TYPE_CHECKING:
     from supervisor.catalog import GraphCatalog
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from supervisor.settings import Settings
 
 
-Interrupt = Callable[[dict[str, Any]], Awaitable[web.Response]]
+Interrupt = Callable[[web.Request, dict[str, Any]], Awaitable[web.Response]]
 
 
 class ControlApi:
@@ -61,7 +63,8 @@ class ControlApi:
     async def ping(self, request: web.Request) -> web.Response:
         """``POST /ping``: the channel's lease begins anew. The hottest path: no log, no context, no disk."""
         body = await read_object(request, self._body_limit)
-        self._table.ping(bodies.require_channel(bodies.read_fields(body, bodies.CHANNEL)))
+        name = bodies.require_channel(bodies.read_fields(body, bodies.CHANNEL))
+        self._table.ping(found(request, self._table, name).name)
         return ok()
 
     async def start(self, request: web.Request) -> web.Response:
@@ -71,15 +74,19 @@ class ControlApi:
         properties, limits = bodies.read_overrides(values), bodies.read_limits(values)
         name = bodies.require_channel(values)
         note(request, channel=name, client_request_id=values["request_id"])
+        graph = values["graph_name"] or request[PRINCIPAL].graph or ""
+        check_graph(request, graph)
         wanted = StartRequest(
             channel_name=name,
-            graph_name=values["graph_name"],
+            graph_name=graph,
             user_uid=values["user_uid"],
             bot_uid=values["bot_uid"],
             timeout=values["timeout"],
             properties=properties,
             limits=limits,
             request_id=values["request_id"][:MAX_NOTE] or request[REQUEST_ID],
+            user=request[PRINCIPAL].user,
+            owner=owner_of(request),
         )
         await self._owned.finish(self._table.start(wanted))
         return ok()
@@ -89,36 +96,43 @@ class ControlApi:
 
         AgentScope's interrupt has the same path and is told by its body (wire/agentscope.md section 10).
         """
-        body = await read_object(request, self._body_limit)
+        try:
+            body = await read_object(request, self._body_limit)
+        except Refusal:
+            require(request, Scope.CONTROL)
+            raise
         if body.get("channel_name") is None and body.get("session_id") is not None:
-            return await self._interrupt(body)
+            require(request, Scope.TURNS)
+            return await self._interrupt(request, body)
+        require(request, Scope.CONTROL)
         values = bodies.read_fields(body, bodies.CHANNEL)
         name = bodies.require_channel(values)
         note(request, channel=name, client_request_id=values["request_id"])
-        await self._owned.finish(self._table.stop(name))
+        await self._owned.finish(self._table.stop(found(request, self._table, name).name))
         return ok()
 
-    async def list_running(self, _: web.Request) -> web.Response:
+    async def list_running(self, request: web.Request) -> web.Response:
         """``GET /list``: the running channels."""
         return answer(
             [
                 {
-                    "channelName": channel.name,
+                    "channelName": shown_name(request, channel.name),
                     "createTs": int(channel.created_at),
                     "graphName": channel.graph_name,
                     "pid": channel.pid,
                     "state": channel.state.value,
                 }
-                for channel in self._table.running()
+                for channel in visible(request, self._table.running())
             ]
         )
 
-    async def graphs(self, _: web.Request) -> web.Response:
+    async def graphs(self, request: web.Request) -> web.Response:
         """``GET /graphs``: the predefined graphs in file order; `uuid` is what older UIs read."""
         return answer(
             [
                 {"name": graph.name, "graph_id": graph.name, "uuid": graph.name, "auto_start": graph.auto_start}
                 for graph in self._catalog.graphs()
+                if may_ask(request, graph.name)
             ]
         )
 

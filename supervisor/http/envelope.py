@@ -112,6 +112,7 @@ ROWS: Final[dict[Cause, Row]] = {
     Cause.STOP_FAILED: Row("10102", 500),
     Cause.SESSION_IDLE: Row("10101", 503),
     Cause.SESSION_EVICTED: Row("10101", 503),
+    Cause.SESSION_MOVED: Row("10101", 503),
     Cause.TURN_ENDED: Row("10101", 409),
     Cause.CANCEL_IGNORED: Row("10101", 502),
     # endings of a turn

@@ -4,7 +4,7 @@ A reader names the last event it has got and goes on behind it. It takes what th
 pace: what the ring dropped before it came to it is told by a ``gap`` event, and nobody waits for it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -12,11 +12,13 @@ import orjson
 from aiohttp import hdrs, web
 from pydantic import Field
 
+from supervisor.auth import SEPARATOR, Principal
 from supervisor.causes import Cause, Refusal
 from supervisor.channels.hearing import TERMINAL
 from supervisor.http.channels import CHANNEL, channel_of
+from supervisor.http.principals import owns_turn, shown_name
 from supervisor.http.queries import Listed, Query, read_query
-from supervisor.http.request_keys import note
+from supervisor.http.request_keys import PRINCIPAL, note
 from supervisor.http.sse import HEADERS, EventStream
 from supervisor.http.streams import Streams
 
@@ -84,10 +86,35 @@ class LifeEventsQuery(Query):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which events a reader wants: of these types (none: of all), whose data has these values."""
+    """Which events a reader wants: of these types (none: of all), whose data has these values.
+
+    Of the lives of channels a `principal` is told only what exists for it.
+    """
 
     types: frozenset[str]
     values: Mapping[str, str] = field(default_factory=dict)
+    principal: Principal | None = None
+
+    def shown(self, events: Iterable[bytes]) -> Iterable[bytes]:
+        """Those of these encoded events that are wanted, as the reader may see them."""
+        if self.principal is None:
+            return filter(self.takes, events)
+        return [seen for event in events if (seen := self._seen_by(event, self.principal)) is not None]
+
+    def _seen_by(self, event: bytes, principal: Principal) -> bytes | None:
+        kind, data = parts(event)
+        if kind in ABOUT_THE_STREAM:
+            return event
+        read: dict[str, Any] = orjson.loads(data)
+        space, _, name = read["channel"].rpartition(SEPARATOR)
+        if (self.types and kind not in self.types) or not principal.sees(space, read["graph"]):
+            return None
+        if principal.user:
+            user = principal.unbind(read["user"])
+            read |= {"channel": name, "user": read["user"] if user is None else user}
+        if any(read.get(key) != value for key, value in self.values.items()):
+            return None
+        return b"%b\nevent: %b\ndata: %b\n\n" % (event.partition(b"\n")[0], kind.encode(), orjson.dumps(read))
 
     def takes(self, event: bytes) -> bool:
         """Whether an encoded event is one of them."""
@@ -133,8 +160,10 @@ class EventsApi:
         """``GET /events``: what happens to channels."""
         query = read_query(LifeEventsQuery, request)
         values = query.model_dump(include={"channel", "graph"}, exclude_none=True)
-        reader = _Reader(self._lives, Wanted(frozenset(query.types), values), self._streams)
-        return await reader.relay(request, query.after)
+        principal = request[PRINCIPAL]
+        bound = bool(principal.user) or principal.graph is not None
+        wanted = Wanted(frozenset(query.types), values, principal if bound else None)
+        return await _Reader(self._lives, wanted, self._streams).relay(request, query.after)
 
     async def of_channel(self, request: web.Request) -> web.StreamResponse:
         """``GET /channels/{name}/events``: what its worker says, until the channel has ended."""
@@ -143,16 +172,17 @@ class EventsApi:
         if query.turn is None:
             reader = _Reader(channel.feed, Wanted(frozenset(query.types)), self._streams)
         else:
-            reader = self._of_turn(channel, query.turn, frozenset(query.types))
+            reader = self._of_turn(request, channel, query.turn, frozenset(query.types))
             note(request, turn=query.turn)
         return await reader.relay(request, query.after)
 
-    def _of_turn(self, channel: "Channel", turn_id: str, types: frozenset[str]) -> "_Reader":
+    def _of_turn(self, request: web.Request, channel: "Channel", turn_id: str, types: frozenset[str]) -> "_Reader":
         wanted = Wanted(types, {"turn": turn_id})
         turn = self._sessions.find(turn_id)
-        here = turn is not None and turn.channel in (None, channel)
+        here = turn is not None and turn.channel in (None, channel) and owns_turn(request, turn)
         if not here and not any(wanted.fits(parts(event)[1]) for event in channel.feed.read(0)[1]):
-            raise Refusal(Cause.TURN_UNKNOWN, f"channel {channel.name!r} knows of no turn {turn_id[:64]!r}")
+            name = shown_name(request, channel.name)
+            raise Refusal(Cause.TURN_UNKNOWN, f"channel {name!r} knows of no turn {turn_id[:64]!r}")
         return _Reader(channel.feed, wanted, self._streams, lambda: self._sessions.find(turn_id) is None)
 
 
@@ -206,7 +236,7 @@ class _Reader:
         gap, found = self._feed.read(known)
         portion, known = self._portion(found)
         sent = [] if gap is None else [self._gap(self._feed.show(gap.first), gap.last)]
-        sent += filter(self._wanted.takes, portion)
+        sent += self._wanted.shown(portion)
         if sent:
             await events.send(sent)
         done = self._over is not None and any(map(self._wanted.ends_with, portion))

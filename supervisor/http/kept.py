@@ -6,7 +6,7 @@ a task of ours reads it, and keeps its events for those who want to follow, also
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import structlog
@@ -83,6 +83,7 @@ class _Ended(NamedTuple):
 
     recording: Recording
     source: str
+    request: "TurnRequest"
     timer: asyncio.TimerHandle
 
 
@@ -127,12 +128,16 @@ class Kept:
         run = self._runs.get(response_id)
         return run if run is not None and run.translator.source == source else None
 
-    def recording(self, response_id: str, source: str) -> Recording | None:
-        """The events of the answer of this id and API, if they are here."""
-        if (run := self.running(response_id, source)) is not None:
-            return run.recording
-        ended = self._ended.get(response_id)
-        return ended.recording if ended is not None and ended.source == source else None
+    def recording(self, response_id: str, source: str, owns: Callable[[str, str], bool]) -> Recording | None:
+        """The events of the answer of this id and API, if they are here; `owns` tells by user and graph if they are."""
+        run, ended = self.running(response_id, source), self._ended.get(response_id)
+        if run is not None:
+            request, recording = run.turn.request, run.recording
+        elif ended is not None and ended.source == source:
+            request, recording = ended.request, ended.recording
+        else:
+            return None
+        return recording if owns(request.user, request.graph) else None
 
     async def row(self, response_id: str) -> ResponseRow | None:
         """What is on record of an answer. Raises Refusal(STORE_UNAVAILABLE)."""
@@ -242,7 +247,7 @@ class Kept:
         if recording is None or not recording.next:  # one without events, as tasks are
             return
         timer = asyncio.get_running_loop().call_later(RESUME_SECONDS, self._forget, run.id)
-        self._ended[run.id] = _Ended(recording, run.translator.source, timer)
+        self._ended[run.id] = _Ended(recording, run.translator.source, run.turn.request, timer)
         self._ended_bytes += BASE_BYTES + recording.size
         while self._ended_bytes > RESUME_BYTES:
             self._forget(next(iter(self._ended)))

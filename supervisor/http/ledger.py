@@ -6,12 +6,15 @@ from aiohttp import web
 from pydantic import Field
 
 from supervisor.causes import Cause, Refusal
+from supervisor.http.principals import as_named, owner_of, shown_name
 from supervisor.http.queries import Integer, Query, Seconds, Switch, read_query
 from supervisor.http.replies import native
+from supervisor.http.request_keys import PRINCIPAL
 from supervisor.store.errors import StoreError
 
 MOST_ROWS: Final = 1000
 MOST_NUMBER: Final = 2**63 - 1
+NOWHERE: Final = "/"  # no user is called so
 
 
 class Records(Protocol):
@@ -30,6 +33,7 @@ class Records(Protocol):
         open: bool | None = None,  # noqa: A002 - the name of the query parameter
         limit: int = 100,
         before: int | None = None,
+        space: str | None = None,
     ) -> list[dict[str, Any]]:
         """Lives that fit all that is given, newest first. Raises StoreError."""
 
@@ -64,11 +68,29 @@ class LedgerApi:
     async def lives(self, request: web.Request) -> web.Response:
         """``GET /ledger``: lives of channels, newest first; `next` is where an older page begins, null: nowhere."""
         query = read_query(LedgerQuery, request)
-        wanted = query.model_dump(mode="json", exclude={"limit"}, exclude_none=True)
+        wanted = _bound(request, query.model_dump(mode="json", exclude={"limit"}, exclude_none=True))
         try:
             rows = await self._records.ledger(limit=query.limit, **wanted)
         except StoreError as error:
             raise Refusal(Cause.STORE_UNAVAILABLE, str(error)) from error
         # A full page may be the last one: then the next is empty.
         following = rows[-1]["number"] if len(rows) == query.limit else None
+        for row in rows:
+            row |= {"name": shown_name(request, row["name"]), "user": as_named(request, row["user"])}
         return native({"lives": rows, "next": following})
+
+
+def _bound(request: web.Request, wanted: dict[str, Any]) -> dict[str, Any]:
+    """The filters, and those that keep to what exists for who asks."""
+    principal = request[PRINCIPAL]
+    if principal.graph is not None:
+        if wanted.get("graph", principal.graph) != principal.graph:
+            return {**wanted, "space": NOWHERE}
+        wanted = {**wanted, "graph": principal.graph}
+    if principal.user:
+        wanted = {**wanted, "space": principal.user}
+        if "channel" in wanted:
+            wanted["channel"] = owner_of(request).qualified(wanted["channel"])
+        if "user" in wanted:
+            wanted["user"] = principal.bind(wanted["user"])
+    return wanted

@@ -48,7 +48,15 @@ class Operation:
     told_otherwise: Mapping[int, str] = field(default_factory=dict)  # statuses whose refusals have another schema
 
 
-EVERYWHERE: Final = (Cause.UNAUTHORIZED, Cause.SCOPE_MISSING, Cause.HOST_REFUSED, Cause.INTERNAL)
+EVERYWHERE: Final = (
+    Cause.UNAUTHORIZED,
+    Cause.TOKEN_INVALID,
+    Cause.TOKEN_EXPIRED,
+    Cause.SCOPE_MISSING,
+    Cause.ORIGIN_REFUSED,
+    Cause.HOST_REFUSED,
+    Cause.INTERNAL,
+)
 BODY: Final = (Cause.BODY_INVALID, Cause.BODY_TOO_LARGE)
 NO_CHANNEL: Final = (Cause.CHANNEL_UNKNOWN,)
 ENDINGS: Final = (
@@ -65,6 +73,7 @@ ENDINGS: Final = (
     Cause.STOP_FAILED,
     Cause.SESSION_IDLE,
     Cause.SESSION_EVICTED,
+    Cause.SESSION_MOVED,
     Cause.TURN_ENDED,
     Cause.CANCEL_IGNORED,
 )
@@ -73,6 +82,7 @@ START: Final = (
     Cause.CHANNEL_EXISTS,
     Cause.WORKERS_LIMIT,
     Cause.GRAPH_LIMIT,
+    Cause.KEY_LIMIT,
     Cause.GRAPH_UNKNOWN,
     Cause.PROPERTY_UNREADABLE,
     Cause.PROPERTY_INVALID,
@@ -91,6 +101,7 @@ TURN: Final = (
     Cause.CHANNEL_UNKNOWN,
     Cause.SESSION_BUSY,
     Cause.SESSION_QUEUE_FULL,
+    Cause.KEY_LIMIT,
     Cause.STORE_UNAVAILABLE,
     Cause.SHUTTING_DOWN,
     Cause.COMMAND_UNDELIVERED,

@@ -7,7 +7,7 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
 from supervisor.causes import Cause, Refusal
-from supervisor.http.dialects import agentscope_errors, huawei_errors, openai_errors, reminix_errors
+from supervisor.http.dialects import agentscope_errors, docsgpt_errors, huawei_errors, openai_errors, reminix_errors
 from supervisor.http.envelope import (
     CONTENT_TYPE,
     NOTHING,
@@ -25,6 +25,7 @@ CAUSE_HEADER: Final = "Agentd-Cause"  # TEN's codes each stand for several cause
 
 NATIVE: Final = frozenset({"/channels", "/turns", "/events", "/ledger", "/openapi.json"})
 CLIENT_ERROR: Final = 400
+TELL_HOW: Final = frozenset({Cause.UNAUTHORIZED, Cause.TOKEN_INVALID, Cause.TOKEN_EXPIRED})
 
 Tell = Callable[[Refusal], tuple[int, dict[str, Any]]]  # status and body of a refusal
 
@@ -36,7 +37,12 @@ DIALECTS: Final[Mapping[str, Tell]] = {
     "/process/": agentscope_errors.error,
     "/compatible-mode/": openai_errors.error,
     "/v1/": openai_errors.error,
+    "/api/feedback/": docsgpt_errors.feedback_error,
+    "/api/": docsgpt_errors.error,
+    f"{docsgpt_errors.STREAM}/": docsgpt_errors.error,
 }
+
+DOCSGPT: Final = (docsgpt_errors.error, docsgpt_errors.feedback_error)
 
 _HEADERS: Final = CIMultiDict({hdrs.CONTENT_TYPE: CONTENT_TYPE})
 _SUCCESS: Final = success()
@@ -86,13 +92,17 @@ def refused(refusal: Refusal, path: str, *, strict: bool, more: Mapping[str, Any
     if tell is not None:
         status, body = tell(refusal)
         response = error_reply(cause, status, encode(body))
+        if tell in DOCSGPT:
+            _as_docsgpt(response, cause, path, body)
         if cause is Cause.INTERNAL:  # the turn may have run, and OpenAI's clients try again by themselves
             response.headers["x-should-retry"] = "false"
     elif is_native(path):
         response = error_reply(cause, ROWS[cause].status, native_failure(refusal, more))
     else:
         response = error_reply(cause, status_of(cause, path, strict=strict), failure(refusal, path))
-    if cause is Cause.UNAUTHORIZED and not is_agent_call(path):
+    if refusal.retry_after is not None:
+        response.headers[hdrs.RETRY_AFTER] = str(refusal.retry_after)
+    if cause in TELL_HOW and not is_agent_call(path):
         response.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
     return response
 
@@ -102,3 +112,14 @@ def _dialect_of(path: str) -> Tell | None:
     if is_agent_call(path):  # among paths of OpenAI's
         return huawei_errors.error
     return next((tell for prefix, tell in DIALECTS.items() if f"{path}/".startswith(prefix)), None)
+
+
+def _as_docsgpt(response: web.Response, cause: Cause, path: str, body: dict[str, Any]) -> None:
+    """Make a refusal what DocsGPT's clients can take it for: always with a time, at its stream's path a frame."""
+    if response.status == docsgpt_errors.UNAVAILABLE:
+        response.headers.setdefault(hdrs.RETRY_AFTER, str(docsgpt_errors.RETRY_SECONDS))
+    if docsgpt_errors.is_framed(cause, path):
+        response.body = docsgpt_errors.frame_of(body)
+        response.headers[hdrs.CONTENT_TYPE] = "text/event-stream; charset=utf-8"
+        response.headers[hdrs.CACHE_CONTROL] = "no-store"
+        response.headers["X-Accel-Buffering"] = "no"

@@ -13,9 +13,14 @@ NOTES: Final = web.RequestKey("notes", dict[str, Any])
 MAX_NOTE: Final = 128
 
 
-def note(request: web.Request, *, channel: str = "", client_request_id: str = "", turn: str = "") -> None:
-    """Put the channel, the turn, and the id the client gave in its body, into the log lines of this request."""
-    given = {"channel": channel, "client_request_id": client_request_id, "turn": turn}
+def note(
+    request: web.Request, *, channel: str = "", client_request_id: str = "", turn: str = "", cause: str = ""
+) -> None:
+    """Put what is given into the log lines of this request: `client_request_id` is the id the client gave in its body.
+
+    `cause` is why what the request ends, ends.
+    """
+    given = {"channel": channel, "client_request_id": client_request_id, "turn": turn, "cause": cause}
     notes = {name: value[:MAX_NOTE] for name, value in given.items() if value}
     request[NOTES] = {**request.get(NOTES, {}), **notes}
     structlog.contextvars.bind_contextvars(**notes)

@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import orjson
@@ -17,8 +18,8 @@ from supervisor.http.dialects.responses_request import Origin, check_body, turn_
 from supervisor.http.envelope import encode
 from supervisor.http.faults import checked
 from supervisor.http.intake import read_body
-from supervisor.http.kept import Kept
-from supervisor.http.principals import as_named, bound
+from supervisor.http.kept import Kept, Run
+from supervisor.http.principals import as_named, graph_for, owns
 from supervisor.http.queries import Integer, Switch
 from supervisor.http.recording import Recording
 from supervisor.http.replies import json_reply
@@ -89,11 +90,11 @@ class ResponsesApi:
         body, said, items = await read_body(request, self._body_limit, check_body)
         origin = await self._origin(request, body.previous_response_id)
         named = body.model if body.model is not None and self._catalog.has(body.model) else None
-        graph = origin.graph if origin else named or self._catalog.default(self._default_graph)
+        graph = origin.graph if origin else graph_for(request, self._catalog, named, self._default_graph)
         wanted = turn_request(body, said, graph, named=named, origin=origin)
         translator = Responses(body, wanted, id=f"resp_{secrets.token_hex(16)}", created_at=time.time())
         if body.background:
-            run = self._kept.start(bound(request, wanted), translator, input=items)
+            run = self._kept.start(self._handler.admit(request, wanted), translator, input=items)
             note(request, turn=run.turn.id)
             if body.stream and run.recording is not None:
                 return await self._follow(request, run.recording, 0)
@@ -107,15 +108,15 @@ class ResponsesApi:
         query = checked(RetrieveQuery, dict(request.query))
         if query.stream:
             return await self._replay(request, response_id, query.starting_after)
-        run = self._kept.running(response_id, SOURCE)
+        run = self._running(request, response_id)
         if run is not None:
             return _reply(run.translator.snapshot())
-        return _reply(_told(await self._row(response_id)))
+        return _reply(_told(await self._row(request, response_id)))
 
     async def delete(self, request: web.Request) -> web.Response:
         """``DELETE /responses/{id}``: it is kept no longer; its conversation lives on."""
         response_id = request.match_info["response"]
-        await self._row(response_id)
+        await self._row(request, response_id)
         if not await self._kept.delete(response_id):
             raise _unknown(response_id)
         return json_reply(encode({"id": response_id, "object": "response", "deleted": True}))
@@ -123,9 +124,9 @@ class ResponsesApi:
     async def cancel(self, request: web.Request) -> web.Response:
         """``POST /responses/{id}/cancel``: answers when its turn has ended."""
         response_id = request.match_info["response"]
-        run = self._kept.running(response_id, SOURCE)
+        run = self._running(request, response_id)
         if run is None:
-            row = await self._row(response_id)
+            row = await self._row(request, response_id)
             raise Refusal(Cause.RESPONSE_ENDED, f"response {response_id!r} is {_told(row)['status']} already")
         note(request, turn=run.turn.id)
         await self._kept.cancel(run)
@@ -137,7 +138,7 @@ class ResponsesApi:
     async def input_items(self, request: web.Request) -> web.Response:
         """``GET /responses/{id}/input_items``: what was asked."""
         query = checked(ItemsQuery, dict(request.query))
-        row = await self._row(request.match_info["response"])
+        row = await self._row(request, request.match_info["response"])
         return json_reply(encode(_page(orjson.loads(row.input or b"[]"), query)))
 
     async def _origin(self, request: web.Request, previous: str | None) -> Origin | None:
@@ -145,7 +146,7 @@ class ResponsesApi:
         if previous is None:
             return None
         row = await self._kept.row(previous)
-        if row is None or row.source != SOURCE:
+        if row is None or row.source != SOURCE or not owns(request, row.user, row.graph):
             raise ParameterRefusal(
                 "previous_response_id",
                 "previous_response_not_found",
@@ -153,16 +154,21 @@ class ResponsesApi:
             )
         return Origin(row.graph, as_named(request, row.user), row.session)
 
-    async def _row(self, response_id: str) -> "ResponseRow":
+    def _running(self, request: web.Request, response_id: str) -> Run | None:
+        """The response of this id that is at work, if it is there for who asks."""
+        run = self._kept.running(response_id, SOURCE)
+        return run if run is not None and owns(request, run.turn.request.user, run.turn.request.graph) else None
+
+    async def _row(self, request: web.Request, response_id: str) -> "ResponseRow":
         row = await self._kept.row(response_id)
-        if row is None or row.source != SOURCE:
+        if row is None or row.source != SOURCE or not owns(request, row.user, row.graph):
             raise _unknown(response_id)
         return row
 
     async def _replay(self, request: web.Request, response_id: str, after: int | None) -> web.StreamResponse:
-        recording = self._kept.recording(response_id, SOURCE)
+        recording = self._kept.recording(response_id, SOURCE, partial(owns, request))
         if recording is None:
-            await self._row(response_id)
+            await self._row(request, response_id)
             raise ParameterRefusal(
                 "stream",
                 "invalid_value",

@@ -12,6 +12,7 @@ from supervisor.http.dialects.base import TurnHandler
 from supervisor.http.dialects.native import Native, SessionTurnBody, TurnBody
 from supervisor.http.faults import checked
 from supervisor.http.intake import read_body
+from supervisor.http.principals import owns_turn, shown_name
 from supervisor.http.replies import native
 from supervisor.http.request_keys import note
 
@@ -60,10 +61,13 @@ class TurnsApi:
         name, turn_id = request.match_info["name"], request.match_info["turn"]
         note(request, channel=name, turn=turn_id)
         turn = self._sessions.find(turn_id)
-        if turn is None or (turn.channel is not None and turn.channel.name != name):
+        channel = None if turn is None else turn.channel
+        here = channel is None or shown_name(request, channel.name) == name
+        if turn is None or not here or not owns_turn(request, turn):
             raise Refusal(Cause.TURN_UNKNOWN, f"no turn {turn_id!r} waits or runs in channel {name!r}")
         turn.cancel(Cause.TURN_CANCELLED)
         ending = await turn.ended_by()
+        note(request, cause=ending.cause.value)
         return native({"turn": turn_id, "channel": name, "cause": ending.cause.value, "ms": ending.ms})
 
 

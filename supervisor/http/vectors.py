@@ -12,11 +12,12 @@ import structlog
 from aiohttp import web
 
 from supervisor.causes import Cause, Refusal
-from supervisor.channels.requests import check_channel_name
+from supervisor.channels.requests import SEPARATOR, check_channel_name
 from supervisor.http import bodies
 from supervisor.http.allowance import Allowance
 from supervisor.http.intake import read_object
 from supervisor.http.owned import OwnedTasks
+from supervisor.http.principals import found
 from supervisor.http.replies import answer
 from supervisor.http.request_keys import REQUEST_ID, note
 from supervisor.http.uploads import FOLDER, Receiver, Upload, discard, move_into
@@ -63,7 +64,8 @@ class VectorsApi:
         name = bodies.require_channel(values)
         note(request, channel=name, client_request_id=values["request_id"])
         payload = _command(UPDATE_COMMAND, request, values, values["collection"], values["file_name"])
-        await self._owned.finish(self._table.command(name, payload))
+        channel = found(request, self._table, name)
+        await self._owned.finish(self._table.command(channel.name, payload))
         return answer({"channel_name": name})
 
     async def upload(self, request: web.Request) -> web.Response:
@@ -76,24 +78,24 @@ class VectorsApi:
 
     async def _accept(self, request: web.Request, upload: Upload) -> web.Response:
         try:
-            self._admit(upload.fields, complete=True)
+            self._admit(request, upload.fields, complete=True)
+            name = upload.fields["channel_name"]
+            channel = found(request, self._table, name)
         except Refusal:
             discard(upload.path)
             raise
-        name = upload.fields["channel_name"]
         note(request, channel=name, client_request_id=upload.fields.get("request_id", ""))
         collection = f"a{secrets.token_hex(16)}_{time.time_ns()}"
         payload = _command(UPLOAD_COMMAND, request, upload.fields, collection, upload.file_name)
-        await self._owned.finish(self._deliver(upload.path, upload.size, name, payload))
+        await self._owned.finish(self._deliver(upload.path, upload.size, channel, payload))
         return answer({"channel_name": name, "collection": collection, "file_name": upload.file_name})
 
-    async def _deliver(self, path: Path, size: int, name: str, payload: dict[str, Any]) -> None:
+    async def _deliver(self, path: Path, size: int, channel: "Channel", payload: dict[str, Any]) -> None:
         """Move the file into the channel's folder and tell the worker; on failure no file is left."""
         try:
-            channel = self._running(name)
             with self._allowance(channel).held(max(size, LEAST_FILE)):
                 path = await self._keep(path, channel)
-                await self._table.command(name, payload | {"path": str(path)})
+                await self._table.command(channel.name, payload | {"path": str(path)})
         except BaseException:
             discard(path)
             raise
@@ -102,14 +104,16 @@ class VectorsApi:
         try:
             kept = await asyncio.to_thread(move_into, path, channel.folder)
         except OSError as error:
-            self._running(channel.name)  # a folder that went with its channel is no failure of the disk
+            self._check_running(channel)  # a folder that went with its channel is no failure of the disk
             raise Refusal(Cause.UPLOAD_FAILED, f"the file could not be stored: {error.strerror}") from error
-        if self._table.get(channel.name) is not channel:  # it went while the file came: its folder may be half removed
+        try:
+            self._check_running(channel)  # it may go while the file comes: its folder may be half removed
+        except Refusal:
             discard(kept)
-            raise _unknown(channel.name)
+            raise
         return kept
 
-    def _admit(self, fields: Mapping[str, str], *, complete: bool = False) -> None:
+    def _admit(self, request: web.Request, fields: Mapping[str, str], *, complete: bool = False) -> None:
         """Refuse an upload by its channel, as soon as that is known; parts come in any order."""
         if "channel_name" not in fields and not complete:
             return
@@ -118,21 +122,15 @@ class VectorsApi:
             check_channel_name(name)
         except Refusal as refusal:
             raise Refusal(Cause.BODY_INVALID, refusal.detail) from refusal
-        self._allowance(self._running(name)).check(LEAST_FILE)
+        self._allowance(found(request, self._table, name)).check(LEAST_FILE)
 
     def _allowance(self, channel: "Channel") -> Allowance:
         """What is left to the uploads of a channel while it lives, whatever its worker removes of them."""
         return self._kept.setdefault(channel, Allowance(self._total, f"the uploads of channel {channel.name!r}"))
 
-    def _running(self, name: str) -> "Channel":
-        channel = self._table.get(name)
-        if channel is None:
-            raise _unknown(name)
-        return channel
-
-
-def _unknown(name: str) -> Refusal:
-    return Refusal(Cause.CHANNEL_UNKNOWN, f"no channel {name!r} is running")
+    def _check_running(self, channel: "Channel") -> None:
+        if self._table.get(channel.name) is not channel:
+            raise Refusal(Cause.CHANNEL_UNKNOWN, f"no channel {channel.name.rpartition(SEPARATOR)[2]!r} is running")
 
 
 def _command(

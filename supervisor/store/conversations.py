@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any, Final
 
 import structlog
-from sqlalchemy import RowMapping, desc, select
+from sqlalchemy import Column, RowMapping, Select, desc, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from supervisor.causes import Cause
@@ -38,6 +38,7 @@ log = structlog.get_logger("supervisor.store")
 MOST_ROWS: Final = 1000
 PAGE_BYTES: Final = 4 * 1024 * 1024  # of turns read at once; a page has at least one
 ROW_BYTES: Final = 512  # of a record besides its texts
+MOST_PLACE: Final = 2**31 - 1  # of a turn in a conversation
 
 
 class Conversations:
@@ -83,8 +84,8 @@ class Conversations:
         """Write how a turn ended: kept until it is done, awaited for `seconds` at most."""
         await self._endings.put(len(record.text) + len(record.thoughts), partial(ended_work, record), seconds)
 
-    async def load(self, key: ConversationKey) -> Conversation:
-        """The conversation, empty when there is none. Raises StoreError."""
+    async def load(self, key: ConversationKey, before: int | None = None) -> Conversation:
+        """The conversation (up to a turn), empty when there is none. Raises StoreError."""
 
         async def read(connection: AsyncConnection) -> Conversation:
             found = (
@@ -94,8 +95,14 @@ class Conversations:
             ).first()
             if found is None:
                 return Conversation()
-            history = await self._history(connection, key)
-            return Conversation(history, from_json(found.state) or {}, found.turns)
+            newest_first = select(turns.c.graph).where(turns.c.conversation == key.id).order_by(desc(turns.c.number))
+            graph = await connection.scalar(newest_first.limit(1)) or ""
+            first = None if before is None else await _number_of(connection, key, before)
+            history = await self._history(connection, key, first)
+            if first is None:
+                return Conversation(history, from_json(found.state) or {}, found.turns, graph)
+            earlier = [] if history else await _earlier(connection, first)
+            return Conversation(history, {}, found.turns, graph, first, earlier)
 
         return await self._database.read(read)
 
@@ -131,17 +138,19 @@ class Conversations:
 
         return await self._database.read(read)
 
-    async def _history(self, connection: AsyncConnection, key: ConversationKey) -> list[dict[str, Any]]:
-        """The newest turns that fit, whole; of the newest one, and of what was said before the first, what fits."""
+    async def _history(
+        self, connection: AsyncConnection, key: ConversationKey, first: int | None
+    ) -> list[dict[str, Any]]:
+        """The newest turns that fit, whole; of the newest one, and of what was said before the first, what fits.
+
+        With `first` only those before the turn of this number.
+        """
         numbers: list[int] = []
         left = self._history_bytes
-        for number, weight in await connection.execute(
-            select(turns.c.number, turns.c.remembered_bytes)
-            .where(turns.c.conversation == key.id)
-            .where(turns.c.remembered_bytes.is_not(None), turns.c.ended_at.is_not(None))
-            .order_by(desc(turns.c.number))
-            .limit(self._history_messages)
-        ):
+        chosen = _remembered(key, turns.c.number, turns.c.remembered_bytes).order_by(desc(turns.c.number))
+        if first is not None:
+            chosen = chosen.where(turns.c.number < first)
+        for number, weight in await connection.execute(chosen.limit(self._history_messages)):
             if numbers and weight > left:
                 break
             left -= weight
@@ -170,6 +179,28 @@ class Conversations:
         """A turn that will not take place; if its beginning is written all the same, this is its ending."""
         if not self._writer.withdraw(work):
             self._writer.put(ended_work(TurnEnded(id=record.id, ended_at=record.begun_at, cause=cause.value), None))
+
+
+def _remembered(key: ConversationKey, *columns: Column[Any]) -> Select[Any]:
+    """The turns of a conversation that its history holds."""
+    return select(*columns).where(
+        turns.c.conversation == key.id, turns.c.remembered_bytes.is_not(None), turns.c.ended_at.is_not(None)
+    )
+
+
+async def _number_of(connection: AsyncConnection, key: ConversationKey, place: int) -> int | None:
+    """The number of a conversation's turn at this place, None beyond its end."""
+    if place > MOST_PLACE:
+        return None
+    chosen = _remembered(key, turns.c.number).order_by(turns.c.number).offset(place).limit(1)
+    number: int | None = await connection.scalar(chosen)
+    return number
+
+
+async def _earlier(connection: AsyncConnection, number: int) -> list[dict[str, Any]]:
+    """What the caller said was said before the turn of this number."""
+    messages: str | None = await connection.scalar(select(turns.c.messages).where(turns.c.number == number))
+    return _parted(messages or "[]")[0]
 
 
 def begun_work(record: TurnBegun, instance: str, done: asyncio.Future[int]) -> Work:
@@ -202,7 +233,7 @@ def begun_work(record: TurnBegun, instance: str, done: asyncio.Future[int]) -> W
     if key is None:
         return Work(((Stage.TURN_BEGUN, row),), budget.used + ROW_BYTES, kept=False, done=done)
     row |= {"conversation": key.id, "session": name_of(key.session)}
-    conversation = {"id": key.id, "graph": row["graph"], "user": row["user"], "session": row["session"]}
+    conversation = {"id": key.id, "graph": name_of(key.graph), "user": row["user"], "session": row["session"]}
     conversation |= {"created_at": record.begun_at, "used_at": record.begun_at, "turns": 1}
     return Work(
         ((Stage.CONVERSATION, conversation), (Stage.TURN_BEGUN, row)), budget.used + ROW_BYTES, kept=False, done=done
@@ -233,6 +264,8 @@ def ended_work(record: TurnEnded, done: asyncio.Future[int] | None) -> Work:
     }
     row["new_bytes"] = budget.used
     writes = [(Stage.TURN_ENDED, row)]
+    if record.first is not None and remembered:
+        writes.append((Stage.TURNS_REPLACED, {"turn": row["turn"], "first": record.first}))
     if record.state is not None:
         state = to_json(record.state)
         if size(state) > STATE_BYTES:  # half a state is none: the one before stays

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
-from sqlalchemy import desc, select
+from sqlalchemy import desc, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from supervisor.auth import SEPARATOR
 from supervisor.store.database import Database
 from supervisor.store.records import (
     ChannelClaimed,
@@ -134,8 +135,11 @@ async def find(
     is_open: bool | None = None,
     limit: int = 100,
     before: int | None = None,
+    space: str | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of the ledger, newest first; `before` is the `number` of the last one that is known already.
+
+    `space` is the user whose channels they are.
 
     Raises StoreError.
     """
@@ -152,6 +156,9 @@ async def find(
         conditions.append(columns.ended_at.is_(None) if is_open else columns.ended_at.is_not(None))
     if before is not None:
         conditions.append(columns.number < before)
+    if space is not None:  # not LIKE, which takes letters of either case for the same
+        prefix = name_of(f"{space}{SEPARATOR}")
+        conditions.append(func.substr(columns.name, 1, len(prefix)) == prefix)
     query = select(ledger).where(*conditions).order_by(desc(columns.number)).limit(min(max(limit, 1), MOST_ROWS))
 
     async def read(connection: AsyncConnection) -> list[dict[str, Any]]:

@@ -26,20 +26,28 @@ class ConversationKey:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What was said before: messages ``{role, content}``, oldest first, bounded; the agent's state; turns so far."""
+    """What was said before: messages ``{role, content}``, oldest first, bounded; the agent's state; turns so far.
+
+    `graph` is the one that was asked last. Read up to one of its turns, it has no state, `first` is that turn's number,
+    and `earlier` what the caller said was said before the first turn if it is that one; beyond its end it is whole.
+    """
 
     history: list[dict[str, Any]] = field(default_factory=list)
     state: dict[str, Any] = field(default_factory=dict)
     turns: int = 0
+    graph: str = ""
+    first: int | None = None
+    earlier: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnBegun:
     """A turn before its worker hears of it.
 
-    Without `session` it belongs to no conversation. `messages` is what the conversation's history will hold of the
-    question, `earlier` what it holds before that: what its caller says was said before its first turn. `attachments`
-    are ``{id, name, mime_type}``; `channel` is a channel's id, `source` the API.
+    Without `session` it belongs to no conversation, with `shared` to one that is not of its graph alone. `messages` is
+    what the conversation's history will hold of the question, `earlier` what it holds before that: what its caller says
+    was said before its first turn. `attachments` are ``{id, name, mime_type}``; `channel` is a channel's id, `source`
+    the API.
     """
 
     id: str
@@ -54,18 +62,21 @@ class TurnBegun:
     earlier: list[dict[str, Any]] = field(default_factory=list)
     input: Any = None
     attachments: list[dict[str, Any]] = field(default_factory=list)
+    shared: bool = False
 
     @property
     def key(self) -> ConversationKey | None:
         """Its conversation."""
-        return None if self.session is None else ConversationKey(self.graph, self.user, self.session)
+        graph = "" if self.shared else self.graph
+        return None if self.session is None else ConversationKey(graph, self.user, self.session)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnEnded:
     """How a turn ended: the answer as far as it came, and why there is no more of it (`cause`, `detail`).
 
-    `ms` is the turn's time in milliseconds; `state` the agent's new state, None: it did not change.
+    `ms` is the turn's time in milliseconds; `state` the agent's new state, None: it did not change. If there is an
+    answer, the turns of its conversation from number `first` on, up to this one, are removed.
     """
 
     id: str
@@ -82,6 +93,7 @@ class TurnEnded:
     value: Any = None
     has_value: bool = False
     state: dict[str, Any] | None = None
+    first: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +177,52 @@ class ResponseRow:
     status: str
     body: bytes
     input: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttachmentBegun:
+    """A file that was received, before anything was read out of it.
+
+    `id` and `task` are UUIDs, `owner` the digest of the `user` whose it is; `size` in bytes.
+    """
+
+    id: str
+    task: str
+    owner: str
+    user: str
+    name: str
+    mime_type: str
+    size: int
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttachmentEnded:
+    """What has become of it: `detail` says why if it failed; `text_bytes` is None if no text was read out of it."""
+
+    id: str
+    ended_at: float
+    succeeded: bool
+    detail: str = ""
+    text_bytes: int | None = None
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttachmentRow:
+    """An attachment as it is stored; `succeeded` is None until it has ended."""
+
+    id: str
+    task: str
+    owner: str
+    name: str
+    mime_type: str
+    size: int
+    created_at: float
+    succeeded: bool | None
+    detail: str
+    text_bytes: int | None
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)

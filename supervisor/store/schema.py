@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from supervisor.store.errors import SchemaUnknownError, StoreError
 from supervisor.store.tables import VERSION_TABLE
 
-HEAD: Final = "0002"  # the newest of migrations/versions, known here so that Alembic is not imported for nothing
+HEAD: Final = "0003"  # the newest of migrations/versions, known here so that Alembic is not imported for nothing
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
 # What makes others wait: in SQLite it also begins the transaction, which its driver leaves to us.

@@ -31,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from supervisor.store.tables import VERSION_TABLE, conversations, ledger, responses, turns
+from supervisor.store.tables import VERSION_TABLE, attachments, conversations, ledger, responses, turns
 
 Row = dict[str, Any]
 
@@ -45,18 +45,22 @@ class Stage(IntEnum):
     CONVERSATION = 4
     TURN_BEGUN = 5
     TURN_ENDED = 6
-    STATE = 7
-    RESPONSE_BEGUN = 8
-    RESPONSE_ENDED = 9
-    CHANNEL_CLAIMED = 10
-    CHANNEL_CHANGED = 11
-    FORGET = 12
-    DELETE_RESPONSE = 13
-    PRUNE_TURNS = 14
-    PRUNE_CONVERSATIONS = 15
-    PRUNE_RESPONSES = 16
-    PRUNE_LEDGER = 17
-    PROBE = 18  # a write that changes nothing
+    TURNS_REPLACED = 7
+    STATE = 8
+    RESPONSE_BEGUN = 9
+    RESPONSE_ENDED = 10
+    ATTACHMENT_BEGUN = 11
+    ATTACHMENT_ENDED = 12
+    CHANNEL_CLAIMED = 13
+    CHANNEL_CHANGED = 14
+    FORGET = 15
+    DELETE_RESPONSE = 16
+    DELETE_ATTACHMENT = 17
+    PRUNE_TURNS = 18
+    PRUNE_CONVERSATIONS = 19
+    PRUNE_RESPONSES = 20
+    PRUNE_LEDGER = 21
+    PROBE = 22  # a write that changes nothing
 
 
 Rows = dict[Stage, list[Row]]
@@ -108,6 +112,7 @@ def statements_for(dialect: str) -> dict[Stage, UpdateBase]:
         ),
         Stage.TURN_BEGUN: insert(turns).inline(),
         Stage.TURN_ENDED: _end(),
+        Stage.TURNS_REPLACED: _replace(),
         Stage.STATE: (
             update(conversations)
             .where(
@@ -118,10 +123,13 @@ def statements_for(dialect: str) -> dict[Stage, UpdateBase]:
         ),
         Stage.RESPONSE_BEGUN: insert(responses).inline().on_conflict_do_nothing(index_elements=["id"]),
         Stage.RESPONSE_ENDED: _end_response(),
+        Stage.ATTACHMENT_BEGUN: insert(attachments).inline().on_conflict_do_nothing(index_elements=["id"]),
+        Stage.ATTACHMENT_ENDED: _end_attachment(),
         Stage.CHANNEL_CLAIMED: insert(ledger).inline().on_conflict_do_nothing(index_elements=["id"]),
         Stage.CHANNEL_CHANGED: _change(),
         Stage.FORGET: delete(conversations).where(conversations.c.id == bindparam("key")),
         Stage.DELETE_RESPONSE: delete(responses).where(responses.c.id == bindparam("response")),
+        Stage.DELETE_ATTACHMENT: delete(attachments).where(attachments.c.id == bindparam("attachment")),
         Stage.PRUNE_TURNS: _prune(turns, turns.c.begun_at),
         Stage.PRUNE_CONVERSATIONS: _prune_conversations(),
         Stage.PRUNE_RESPONSES: _prune(responses, responses.c.created_at),
@@ -164,12 +172,27 @@ def _end() -> UpdateBase:
     )
 
 
+def _replace() -> UpdateBase:
+    """Remove the turns of a conversation from `first` on that a later one, `turn`, has taken the place of."""
+    own = select(turns.c.number).where(turns.c.id == bindparam("turn")).scalar_subquery()
+    of = select(turns.c.conversation).where(turns.c.id == bindparam("turn")).scalar_subquery()
+    return delete(turns).where(turns.c.conversation == of, turns.c.number >= bindparam("first"), turns.c.number < own)
+
+
 def _end_response() -> UpdateBase:
     """The first ending of a response counts; one that was deleted meanwhile stays deleted."""
     changes: dict[str, Any] = {name: bindparam(f"new_{name}") for name in ("ended_at", "status", "body")}
     return (
         update(responses).where(responses.c.id == bindparam("response"), responses.c.ended_at.is_(None)).values(changes)
     )
+
+
+def _end_attachment() -> UpdateBase:
+    """The first ending of an attachment counts."""
+    names = ("ended_at", "status", "detail", "text_bytes", "tokens")
+    changes: dict[str, Any] = {name: bindparam(f"new_{name}") for name in names}
+    own = attachments.c.id == bindparam("attachment")
+    return update(attachments).where(own, attachments.c.ended_at.is_(None)).values(changes)
 
 
 def _change() -> UpdateBase:

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from supervisor.causes import EXPLANATIONS, Cause
 from supervisor.store import ledger
 from supervisor.store.address import SqliteFile, parse_address
+from supervisor.store.attachments import AttachmentRows
 from supervisor.store.conversations import Conversations
 from supervisor.store.database import Database
 from supervisor.store.endings import Endings
@@ -83,6 +84,15 @@ class Store:
             history_bytes=history_bytes,
         )
         self._responses = Responses(self._database, self._writer, endings, instance)
+        self.attachments = AttachmentRows(
+            self._database,
+            self._writer,
+            endings,
+            instance,
+            whole=isinstance(self.address, SqliteFile),  # as in `_close_lost`
+            settled=self._settled,
+            erase=self._erase,
+        )
         self._retention = Retention(self._erase, store_keep_days=store_keep_days, ledger_keep_days=ledger_keep_days)
         self._pruning: asyncio.Task[None] | None = None
 
@@ -117,10 +127,13 @@ class Store:
 
     # ------------------------------------------------------------------ conversations
 
-    async def load(self, key: ConversationKey) -> Conversation:
-        """What was said in a conversation so far and the agent's state; bounded. Raises StoreError."""
+    async def load(self, key: ConversationKey, before: int | None = None) -> Conversation:
+        """What was said in a conversation so far and the agent's state; bounded.
+
+        `before` is the place, from 0 on, of one of its turns: only what was said before that. Raises StoreError.
+        """
         await self._settled()
-        return await self._conversations.load(key)
+        return await self._conversations.load(key, before)
 
     async def begin_turn(self, record: TurnBegun) -> None:
         """Put on record that a turn begins, before its worker hears of it.
@@ -195,8 +208,9 @@ class Store:
         open: bool | None = None,  # noqa: A002 - the name of the query parameter
         limit: int = 100,
         before: int | None = None,
+        space: str | None = None,
     ) -> list[dict[str, Any]]:
-        """Channels' lives, newest first, those that fit all that is given; `channel` is a name.
+        """Channels' lives, newest first, those that fit all that is given; `channel` is a name, `space` a user's own.
 
         `since` and `until` are about when it was claimed, `before` is the `number` of the last row that is known
         already. Raises StoreError.
@@ -215,6 +229,7 @@ class Store:
             is_open=open,
             limit=limit,
             before=before,
+            space=space,
         )
 
     # ------------------------------------------------------------------ state

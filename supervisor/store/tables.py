@@ -115,7 +115,30 @@ responses: Final = Table(
 )
 Index("ix_responses_id", responses.c.id, unique=True)
 
+# Files that were uploaded for agents; they lie in a folder, this tells whose they are and what has become of them.
+attachments: Final = Table(
+    "attachments",
+    metadata,
+    _number(),
+    Column("id", Text, nullable=False),
+    Column("task", Text, nullable=False),
+    Column("owner", Text, nullable=False),  # the user's digest, of a length that an index takes
+    Column("user", Text, nullable=False),
+    Column("instance", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("mime_type", Text, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("created_at", Double, nullable=False, index=True),
+    Column("ended_at", Double),
+    Column("status", Text),
+    Column("detail", Text),
+    Column("text_bytes", Integer),
+    Column("tokens", Integer),
+)
+Index("ix_attachments_id", attachments.c.id, unique=True)
+Index("ix_attachments_task", attachments.c.task, unique=True)
+
 # What has not ended: few rows of many, looked for when a server starts.
-for _table in (turns, ledger, responses):
+for _table in (turns, ledger, responses, attachments):
     _open = _table.c.ended_at.is_(None)
     Index(f"ix_{_table.name}_open", _table.c.instance, sqlite_where=_open, postgresql_where=_open)

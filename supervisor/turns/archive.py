@@ -9,7 +9,7 @@ import structlog
 from supervisor.causes import Cause, Refusal
 from supervisor.store.errors import StoreError
 from supervisor.store.records import ConversationKey, TurnBegun, TurnEnded
-from supervisor.store.texts import newest
+from supervisor.store.texts import name_of, newest
 from supervisor.turns.requests import Key
 from supervisor.turns.turn import Turn
 
@@ -22,23 +22,43 @@ log = structlog.get_logger("supervisor.archive")
 
 @dataclass(slots=True)
 class Conversation:
-    """What was said in a session before, oldest first, and what its agent wants to remember."""
+    """What was said in a session before, oldest first, and what its agent wants to remember.
+
+    `known`: there is such a conversation; `graph` is the one that answered last. It was read up to the turn at place
+    `before` (None: whole), whose number is `first` (None: beyond the end), `earlier` what was said before that if it
+    was the very first. `is_reset`: the state begins anew with its next turn, whose agent is another one, or must not
+    know of turns that were taken back.
+    """
 
     history: list[dict[str, Any]] = field(default_factory=list)
     state: dict[str, Any] | None = None
+    known: bool = False
+    graph: str = ""
+    before: int | None = None
+    first: int | None = None
+    earlier: list[dict[str, Any]] = field(default_factory=list)
+    is_reset: bool = False
+
+    def turn_to(self, graph: str) -> None:
+        """Another graph may answer next: of its predecessor's agent it gets no state."""
+        if self.graph not in ("", name_of(graph)):
+            self.state, self.is_reset = {}, True
 
 
 class Archive(Protocol):
     """Where turns are kept; each call is bounded."""
 
-    async def load(self, key: Key) -> Conversation:
-        """The conversation of a session, empty for a new one. Raises Refusal(STORE_UNAVAILABLE)."""
+    async def load(self, key: Key, before: int | None = None) -> Conversation:
+        """The conversation of a session, empty for a new one; up to the turn at a place. Raises Refusal."""
 
     async def begin(self, turn: Turn, key: Key, channel: str, conversation: Conversation) -> None:
         """Record that a turn of this conversation is to begin. Raises Refusal(STORE_UNAVAILABLE)."""
 
-    async def end(self, turn: Turn) -> None:
-        """Record how it ended, and the state its agent left. What cannot be kept now is kept later, or logged."""
+    async def end(self, turn: Turn, conversation: Conversation | None = None) -> None:
+        """Record how it ended, and the state its agent left. What cannot be kept now is kept later, or logged.
+
+        With an answer it takes the place of the turns that the `conversation` was read without.
+        """
 
     def remember(self, conversation: Conversation, turn: Turn) -> None:
         """Add a turn that has ended to the conversation in memory, within the bounds of a history."""
@@ -52,13 +72,25 @@ class StoreArchive:
         self._most_messages = settings.history_messages
         self._most_bytes = settings.history_bytes
 
-    async def load(self, key: Key) -> Conversation:
-        """The conversation of a session, empty for a new one. Raises Refusal(STORE_UNAVAILABLE)."""
+    async def load(self, key: Key, before: int | None = None) -> Conversation:
+        """The conversation of a session, empty for a new one; up to the turn at a place, from 0 on.
+
+        Raises Refusal(STORE_UNAVAILABLE).
+        """
         try:
-            stored = await self._store.load(ConversationKey(*key))
+            stored = await self._store.load(ConversationKey(*key), before)
         except StoreError as error:
             raise Refusal(Cause.STORE_UNAVAILABLE, str(error)) from error
-        return Conversation(list(stored.history), dict(stored.state))
+        return Conversation(
+            list(stored.history),
+            dict(stored.state),
+            known=stored.turns > 0,
+            graph=stored.graph,
+            before=before,
+            first=stored.first,
+            earlier=stored.earlier,
+            is_reset=stored.first is not None,
+        )
 
     async def begin(self, turn: Turn, key: Key, channel: str, conversation: Conversation) -> None:
         """Record that a turn of this conversation is to begin. Raises Refusal(STORE_UNAVAILABLE)."""
@@ -67,9 +99,10 @@ class StoreArchive:
         kept = ("id", "name", "mime_type")
         record = TurnBegun(
             id=turn.id,
-            graph=key.graph,
+            graph=request.graph or key.graph,
             user=key.user,
             session=None if single else key.session,
+            shared=request.shared,
             channel=channel,
             kind=request.kind,
             source=request.source,
@@ -83,9 +116,13 @@ class StoreArchive:
             await self._store.begin_turn(record)
         except StoreError as error:
             raise Refusal(Cause.STORE_UNAVAILABLE, str(error)) from error
+        conversation.known, conversation.graph = True, name_of(record.graph)
 
-    async def end(self, turn: Turn) -> None:
-        """Record how it ended, and the state its agent left. What cannot be kept now is kept later, or logged."""
+    async def end(self, turn: Turn, conversation: Conversation | None = None) -> None:
+        """Record how it ended, and the state its agent left. What cannot be kept now is kept later, or logged.
+
+        With an answer it takes the place of the turns that the `conversation` was read without.
+        """
         transcript, ending = turn.transcript, turn.verdict
         if ending is None:
             raise RuntimeError("a turn is put on record before it has ended")
@@ -103,7 +140,8 @@ class StoreArchive:
             structured=transcript.structured,
             value=transcript.value,
             has_value=transcript.answers,
-            state=turn.state,
+            state={} if turn.state is None and conversation is not None and conversation.is_reset else turn.state,
+            first=None if conversation is None else conversation.first,
         )
         try:
             await self._store.end_turn(record)
@@ -112,6 +150,7 @@ class StoreArchive:
 
     def remember(self, conversation: Conversation, turn: Turn) -> None:
         """Add a turn that has ended to the conversation in memory, within the bounds of a history."""
+        conversation.is_reset = False
         if turn.state is not None:
             conversation.state = turn.state
         transcript = turn.transcript
@@ -127,7 +166,8 @@ class StoreArchive:
         """What the caller says was said before: that counts as long as the conversation has nothing of its own."""
         if turn.request.kind != "chat" or conversation.history:
             return []
-        return newest(_lasting(turn.request.history), self._most_messages, self._most_bytes)
+        given = conversation.earlier or turn.request.history
+        return newest(_lasting(given), self._most_messages, self._most_bytes)
 
 
 def _lasting(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
 from supervisor.causes import Cause, Refusal
+from supervisor.channels.requests import NOBODY, Owner
 
 Kind = Literal["chat", "invoke"]
 
@@ -30,7 +31,8 @@ class TurnRequest:
     the worker is not kept for the session's next turn, though the conversation is. `source` is the API it came by.
     A `shared` session is its user's, whichever graph answers in it. With `continues` the conversation has to be there
     already. With `replaces` the turn takes the place of that turn of the conversation (0 is the first) and all later
-    ones: they are not in the history it is given, and go once it is on record with an answer.
+    ones: they are not in the history it is given, and go once it is on record with an answer. `owner` is who asks,
+    whose the channel will be that is started for it; with `only_graph` the `channel` has to be one of that graph.
     """
 
     kind: Kind
@@ -51,6 +53,8 @@ class TurnRequest:
     shared: bool = False
     continues: bool = False
     replaces: int | None = None
+    owner: Owner = NOBODY
+    only_graph: str | None = None
     source: str = "native"
 
     def check(self) -> None:

@@ -14,6 +14,8 @@ from supervisor.channels.channel import Channel
 from supervisor.channels.lifecycle import State
 from supervisor.channels.table import ChannelTable
 
+Fits = Callable[[Channel], bool]  # whether a channel's end makes the room that is wanted
+
 SOON_SECONDS: Final = 1.0  # for a channel that ends anyway, before a session is evicted that may be used again
 EVICTION_SECONDS: Final = 5.0  # beyond the grace
 
@@ -21,8 +23,8 @@ EVICTION_SECONDS: Final = 5.0  # beyond the grace
 class Room:
     """The slots of one table that are about to be free."""
 
-    def __init__(self, table: ChannelTable, evict: Callable[[str | None], Channel | None], grace: float) -> None:
-        """`evict` ends the channel of an idle session (of a graph) and returns it, or None if there is none.
+    def __init__(self, table: ChannelTable, evict: Callable[[Fits], Channel | None], grace: float) -> None:
+        """`evict` ends the channel of an idle session, one that fits, and returns it, or None if there is none.
 
         `grace` is the seconds that a worker has to stop by itself.
         """
@@ -41,12 +43,12 @@ class Room:
         """It has ended, or cannot be ended."""
         self._leaving.discard(channel)
 
-    async def make(self, graph: str | None) -> bool:
-        """Wait until a channel (of a graph; None: any) is gone that ends, or is made to end; whether there was one."""
-        ending = self._ending(graph)
+    async def make(self, fits: Fits) -> bool:
+        """Wait until a channel that fits is gone that ends, or is made to end; whether there was one."""
+        ending = self._ending(fits)
         if ending is not None and await self._is_gone(ending, SOON_SECONDS):
             return True
-        channel = self._evict(graph) or self._ending(graph)
+        channel = self._evict(fits) or self._ending(fits)
         if channel is None:
             return False
         gone = await self._is_gone(channel, EVICTION_SECONDS + self._grace)
@@ -54,12 +56,12 @@ class Room:
             self._stuck.add(channel)
         return gone
 
-    def _ending(self, graph: str | None) -> Channel | None:
-        """The oldest channel that ends and for which nobody waits."""
+    def _ending(self, fits: Fits) -> Channel | None:
+        """The oldest channel that fits, ends, and for which nobody waits."""
         for channel in self._table.all():
             ends = channel.state is State.STOPPING or channel in self._leaving
             taken = channel in self._awaited or channel in self._stuck
-            if ends and not taken and graph in (None, channel.graph_name):
+            if ends and not taken and fits(channel):
                 return channel
         return None
 

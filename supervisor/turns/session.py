@@ -14,6 +14,7 @@ import structlog
 
 from supervisor.causes import Cause, Refusal
 from supervisor.channels.channel import Channel
+from supervisor.channels.requests import Owner
 from supervisor.channels.table import LIVE
 from supervisor.turns.archive import Archive, Conversation
 from supervisor.turns.requests import Key, TurnRequest
@@ -34,10 +35,12 @@ CANCEL_SECONDS: Final = 1.0  # that an agent has to end a turn that was cancelle
 class Session:
     """The turns of one conversation."""
 
-    def __init__(self, key: Key, home: "Home", *, single: bool = False, pinned: Channel | None = None) -> None:
-        """`single`: it ends with its turn; `pinned`: the channel is somebody else's."""
+    def __init__(
+        self, key: Key, home: "Home", owner: Owner, *, single: bool = False, pinned: Channel | None = None
+    ) -> None:
+        """`owner` asks in it first; `single`: it ends with its turn; `pinned`: the channel is somebody else's."""
         self.key = key
-        self.name = home.name_for(key, single=single) if pinned is None else pinned.name
+        self.name = home.name_for(key, owner, single=single) if pinned is None else pinned.name
         self.channel = pinned
         self.pending: deque[Turn] = deque()
         self.current: Turn | None = None
@@ -146,15 +149,17 @@ class Session:
         elif turn.events or ending.completed:
             self._primed = channel
         if request.store:
-            await self._archive.end(turn)
+            await self._archive.end(turn, conversation)
             self._archive.remember(conversation, turn)
+        if request.replaces is not None or (request.shared and not request.store):
+            self._conversation = None  # what it is from now on, the store knows
         channel.asking.end_turn()
         turn.end(ending, last)
 
     async def _begin(self, turn: Turn, channel: Channel, conversation: Conversation) -> Channel:
         """Ask the worker; the channel it is in. One that dies just now is replaced, once. Raises Refusal."""
         request = turn.request
-        history = conversation.history or request.history
+        history = conversation.history or conversation.earlier or request.history
         for last in (False, True):
             turn.go_ahead()
             turn.channel = channel
@@ -202,17 +207,41 @@ class Session:
 
     async def _prepare(self, turn: Turn) -> Prepared:
         """A channel whose worker is ready, the conversation so far, and the turn on record. Raises Refusal."""
+        request = turn.request
+        if request.continues:  # whoever makes up names of conversations has no worker started
+            await self._converse(request)
+        if request.shared:
+            await self._move(request)
         if self._starting is None and (self.channel is None or self.channel.state not in LIVE):
-            self._start(turn.request)
-        if self._conversation is None:
-            self._conversation = Conversation() if self.single else await self._archive.load(self.key)
-        if turn.request.store:
-            await self._archive.begin(turn, self.key, self.name, self._conversation)
+            self._start(request)
+        conversation = await self._converse(request)
+        if request.store:
+            await self._archive.begin(turn, self.key, self.name, conversation)
             turn.recorded = True
-        channel = await self._claimed(turn.request)
+        channel = await self._claimed(request)
         turn.admit()
         await channel.started()
-        return channel, self._conversation
+        return channel, conversation
+
+    async def _converse(self, request: TurnRequest) -> Conversation:
+        """The conversation as the turn goes on with it. Raises Refusal."""
+        if self._conversation is None or self._conversation.before != request.replaces:
+            self._conversation = Conversation() if self.single else await self._archive.load(self.key, request.replaces)
+        if request.continues and not self._conversation.known:
+            raise Refusal(Cause.CONVERSATION_UNKNOWN)
+        if request.shared:
+            self._conversation.turn_to(request.graph)
+        return self._conversation
+
+    async def _move(self, request: TurnRequest) -> None:
+        """A worker of another graph goes; the session goes on with one of this turn's."""
+        if self._starting is not None:  # for a turn before, which did not wait for it
+            await asyncio.wait({self._starting})
+        channel = self.channel
+        if channel is not None and channel.graph_name != request.graph:
+            self.channel = None
+            if channel.state in LIVE:
+                self._home.stop(channel, Cause.SESSION_MOVED)
 
     def _start(self, request: TurnRequest) -> asyncio.Task[Channel]:
         """Begin to claim a channel. Once it is there, it is not undone by who asked for it: the session has it."""

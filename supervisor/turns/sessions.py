@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import secrets
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import quote
 
@@ -12,12 +13,12 @@ import structlog
 from supervisor.causes import Cause, Refusal
 from supervisor.channels.channel import Channel
 from supervisor.channels.lifecycle import State
-from supervisor.channels.requests import StartRequest
+from supervisor.channels.requests import SEPARATOR, Owner, StartRequest
 from supervisor.channels.table import LIVE, ChannelTable
 from supervisor.settings import Settings
 from supervisor.turns.archive import Archive
 from supervisor.turns.requests import UNNAMED, Key, TurnRequest
-from supervisor.turns.room import Room
+from supervisor.turns.room import Fits, Room
 from supervisor.turns.session import Session
 from supervisor.turns.turn import Turn
 
@@ -27,7 +28,7 @@ T = TypeVar("T")
 
 FOREVER: Final = -1  # the lease of a session's channel: it is kept by turns, not by pings
 NAME_LENGTH: Final = 40
-FULL: Final = frozenset({Cause.WORKERS_LIMIT, Cause.GRAPH_LIMIT})
+FULL: Final = frozenset({Cause.WORKERS_LIMIT, Cause.GRAPH_LIMIT, Cause.KEY_LIMIT})
 MOST_ATTEMPTS: Final = 4  # to make room for one start: others may be quicker
 GONE_SECONDS: Final = 10.0  # beyond the grace
 CANCEL_SECONDS: Final = 1.0
@@ -42,7 +43,7 @@ class Home(Protocol):
     def own(self, work: Coroutine[Any, Any, T], name: str) -> "asyncio.Task[T]":
         """Run `work` in a task that is awaited at the end."""
 
-    def name_for(self, key: Key, *, single: bool) -> str:
+    def name_for(self, key: Key, owner: Owner, *, single: bool) -> str:
         """The name of the session's channel."""
 
     async def claim(self, key: Key, name: str, request: TurnRequest) -> Channel:
@@ -114,24 +115,25 @@ class Sessions:
 
     def _session_for(self, request: TurnRequest, turn_id: str) -> Session:
         if request.channel is not None:
-            return self._of_channel(request.channel)
+            return self._of_channel(request.channel, request.only_graph)
         if request.session is None:
-            return self._add(Session(Key(request.graph, request.user, turn_id), self, single=True))
-        key = Key(request.graph, request.user, request.session)
+            key = Key(request.graph, request.user, turn_id)
+            return self._add(Session(key, self, request.owner, single=True))
+        key = Key("" if request.shared else request.graph, request.user, request.session)
         session = self._by_key.get(key)
         if session is None:
             channel = self._table.of_session(*key)
             if channel is None or channel.on_demand:  # one that a session has let go of
-                session = self._by_key[key] = self._add(Session(key, self))
+                session = self._by_key[key] = self._add(Session(key, self, request.owner))
             else:
                 session = self._of_channel(channel.name)
         return session
 
-    def _of_channel(self, name: str) -> Session:
-        """The session that a channel carries: the one that started it, or one that leaves its life to others."""
+    def _of_channel(self, name: str, graph: str | None = None) -> Session:
+        """The session that a channel (of a graph) carries: the one that started it, or one that only asks in it."""
         channel = self._table.get(name)
-        if channel is None or channel.state not in LIVE:
-            raise Refusal(Cause.CHANNEL_UNKNOWN, f"no channel {name!r} is running")
+        if channel is None or channel.state not in LIVE or graph not in (None, channel.graph_name):
+            raise Refusal(Cause.CHANNEL_UNKNOWN, f"no channel {name.rpartition(SEPARATOR)[2]!r} is running")
         session = self._by_name.get(name)
         if channel.on_demand and session is None:
             raise Refusal(Cause.CHANNEL_UNKNOWN, f"channel {name!r} is about to end")
@@ -140,7 +142,7 @@ class Sessions:
         if session is None or (session.channel is not channel and not channel.on_demand):
             own = channel.session
             key = Key(channel.graph_name, channel.user, f"{UNNAMED}{channel.id}" if own is None else own)
-            session = self._add(Session(key, self, pinned=channel))
+            session = self._add(Session(key, self, channel.owner, pinned=channel))
         return session
 
     def _add(self, session: Session) -> Session:
@@ -175,33 +177,35 @@ class Sessions:
         task.add_done_callback(self._done)
         return task
 
-    def name_for(self, key: Key, *, single: bool) -> str:
-        """The name of the session's channel: readable, and as unique as its key."""
-        readable = quote(key.graph, safe="")[:NAME_LENGTH].replace("..", "-").lstrip(".") or "graph"
+    def name_for(self, key: Key, owner: Owner, *, single: bool) -> str:
+        """The name of the session's channel, which is among its first owner's: readable, and as unique as its key."""
+        readable = quote(key.graph, safe="")[:NAME_LENGTH].replace("..", "-").lstrip(".") or "session"
         if single:
-            return f"{readable}-{key.session}"
+            return owner.qualified(f"{readable}-{key.session}")
         digest = hashlib.sha256(repr(key).encode("utf-8", "surrogatepass")).hexdigest()
-        return f"{readable}-{digest[:16]}"
+        return owner.qualified(f"{readable}-{digest[:16]}")
 
     async def claim(self, key: Key, name: str, request: TurnRequest) -> Channel:
         """A channel for a session, whose worker starts; one that ends or is idle makes room. Raises Refusal."""
+        space, _, short = name.rpartition(SEPARATOR)
         wanted = StartRequest(
-            channel_name=name,
-            graph_name=key.graph,
+            channel_name=short,
+            graph_name=request.graph,
             timeout=FOREVER,
             properties=request.properties,
             user=key.user,
             session=request.session,
             source=request.source,
             on_demand=True,
+            shared=request.shared,
+            owner=replace(request.owner, space=space),
         )
         await self._gone(name)
         for _ in range(MOST_ATTEMPTS):
             try:
                 return self._claim(key, wanted)
             except Refusal as refusal:
-                graph = key.graph if refusal.cause is Cause.GRAPH_LIMIT else None
-                if refusal.cause not in FULL or not await self._room.make(graph):
+                if refusal.cause not in FULL or not await self._room.make(_in_the_way(refusal.cause, wanted)):
                     raise
         return self._claim(key, wanted)
 
@@ -220,9 +224,9 @@ class Sessions:
             except TimeoutError:
                 raise Refusal(Cause.STOP_FAILED, f"channel {name!r} does not end") from None
 
-    def _evict(self, graph: str | None) -> Channel | None:
-        """End the channel of the session that rests longest (of a graph), if there is one."""
-        resting = (session for session in self._resting if session.evictable and graph in (None, session.key.graph))
+    def _evict(self, fits: Fits) -> Channel | None:
+        """End the channel that fits of the session that rests longest, if there is one."""
+        resting = (one for one in self._resting if one.evictable and one.channel is not None and fits(one.channel))
         session = next(resting, None)
         return None if session is None else session.evict()
 
@@ -262,3 +266,12 @@ class Sessions:
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, Refusal):  # whom a refusal concerns has it from the task
             log.error("session.failed", task=task.get_name(), exc_info=error)
+
+
+def _in_the_way(cause: Cause, wanted: StartRequest) -> Fits:
+    """Which channels' ends make room for a start that was refused for this cause."""
+    if cause is Cause.GRAPH_LIMIT:
+        return lambda channel: channel.graph_name == wanted.graph_name
+    if cause is Cause.KEY_LIMIT:
+        return lambda channel: channel.owner.key == wanted.owner.key
+    return lambda _: True

@@ -73,26 +73,48 @@ def test_add_prints_the_key_alone(keys: Command) -> None:
 
 
 def test_add_with_all_options(keys: Command) -> None:
-    done = keys("add", "--user", "al.i-ce@x_1", "--graph", "my graph", "--scope", "ops", "--scope", "turns", "--json")
+    given = ("--user", "al.i-ce@x_1", "--graph", "my graph", "--scope", "ops", "--scope", "turns", "--json")
+    limits = (
+        "--turns-per-minute",
+        "60",
+        "--channels",
+        "3",
+        "--origin",
+        "https://A.example",
+        "--origin",
+        "http://b:8080",
+    )
+    done = keys("add", *given, *limits)
     made = json.loads(done.out)
     assert (done.code, done.err) == (0, "")
     assert KEY.fullmatch(made.pop("key") + "\n")
     [row] = keys.rows()
-    assert made == {"id": row["id"], "user": "al.i-ce@x_1", "graph": "my graph", "scopes": ["turns", "ops"]}
+    assert made == {
+        "id": row["id"],
+        "user": "al.i-ce@x_1",
+        "graph": "my graph",
+        "scopes": ["turns", "ops"],
+        "turns_per_minute": 60,
+        "channels": 3,
+        "origins": ["https://a.example", "http://b:8080"],
+    }
     assert {name: row[name] for name in made} == made
+
+
+HEADINGS = ["ID", "USER", "GRAPH", "SCOPES", "TURNS/MIN", "CHANNELS", "ORIGINS", "CREATED"]
 
 
 def test_ls(keys: Command) -> None:
     done = keys("ls")
-    assert (done.code, done.err, done.out.split()) == (0, "", ["ID", "USER", "GRAPH", "SCOPES", "CREATED"])
+    assert (done.code, done.err, done.out.split()) == (0, "", HEADINGS)
     assert json.loads(keys("ls", "--json").out) == {"keys": []}
     assert not keys.state.exists()
     text = keys("add", "--user", "alice", "--scope", "control", "--scope", "ops").out
     keys("add", "--graph", "friday")
     first, second = [line.split() for line in keys("ls").out.splitlines()[1:]]
-    assert first[:4] == [text[7:15], "alice", "-", "control,ops"]
+    assert first[:7] == [text[7:15], "alice", "-", "control,ops", "-", "-", "-"]
     assert second[1:4] == ["-", "friday", "turns"]
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", " ".join(first[4:]))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", " ".join(first[7:]))
     done = keys("ls", "--json")
     assert json.loads(done.out)["keys"] == [{k: v for k, v in row.items() if k != "digest"} for row in keys.rows()]
     assert text[16:].strip() not in done.out

@@ -161,6 +161,28 @@ async def test_the_example_of_the_huawei_page(agentd: Agentd) -> None:
     assert "idle" in units[-2]["content"]
 
 
+async def test_the_readme_s_docsgpt_call(agentd: Agentd) -> None:
+    await agentd.start()
+    output = await curl(agentd, "8080/stream")
+    assert "Friday" in output
+    assert output.endswith('data: {"type": "end"}\n\n')
+
+
+async def test_the_examples_of_the_docsgpt_page(agentd: Agentd) -> None:
+    await agentd.start()
+    [script] = snippets(DOCS / "docsgpt.md", "sh")
+    variables = {"A": agentd.address, "AGENTD_STATE_DIR": str(agentd.state_dir)}
+    output = await shell(script.replace("curl ", "curl -s "), agentd.folder, **variables)
+    stream, _, rest = output.partition('data: {"type": "end"}\n\n')
+    assert '{"type": "answer", "answer": "Alice. "}' in stream
+    [told] = answers(rest)
+    [shown] = [json.loads(block) for block in snippets(DOCS / "docsgpt.md", "json")]
+    assert told.keys() == shown.keys()
+    assert told["answer"] == shown["answer"]
+    for name in ("sources", "tool_calls"):
+        assert [entry.keys() for entry in told[name]] == [entry.keys() for entry in shown[name]]
+
+
 async def test_the_readme_s_ten_app(state_dir: Path, tmp_path: Path) -> None:
     [script] = [block for block in snippets(ROOT / "README.md", "sh") if "tman run start" in block]
     app = tmp_path / "path" / "to" / "tenapp"

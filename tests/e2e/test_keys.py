@@ -2,12 +2,15 @@
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from typing import Any
 
+import aiohttp
+import jwt
 import pytest
 
-from supervisor.auth import Scope
+from supervisor.auth import Bounds, Scope
 from supervisor.keys import KeyFile, new_key
 from supervisor.processes.bundle import prepare_state
 from tests.e2e.test_docs import DOCS, answers, shell, snippets
@@ -64,15 +67,15 @@ async def test_the_snippets_of_the_page(agentd: Agentd, keys: Keys) -> None:
     variables = {"A": agentd.address, "AGENTD_STATE_DIR": str(agentd.state_dir), "COLUMNS": "200"}
     outputs = []
     for block in snippets(DOCS / "keys.md", "sh"):
-        shown = 'echo "KEYS: $KEY $ALICE $BOB $OLD $NEW"'
+        shown = 'echo "KEYS: $KEY $ALICE $BOB $ADMIN $OLD $NEW"'
         script = f"set -e\n{block.replace('curl ', 'curl -s ')}{shown}"
         output, _, made = (await shell(script, agentd.folder, **variables)).rpartition("KEYS:")
         keys.made += made.split()
         outputs.append(output)
-    first, command, scopes, users, rotation = outputs
-    assert len(keys.made) == 7
+    first, command, scopes, users, others, limits, rotation = outputs
+    assert len(keys.made) == 11
     assert answers(first)[0]["cause"] == "completed"
-    assert re.search(rf"^{keys.made[0][7:15]} +alice +friday +turns +\d{{4}}-", first, re.MULTILINE)
+    assert re.search(rf"^{keys.made[0][7:15]} +alice +friday +turns +- +- +- +\d{{4}}-", first, re.MULTILINE)
     assert "started lobby\n" in command
     assert "Friday" in command
     assert "stopped lobby\n" in command
@@ -83,6 +86,13 @@ async def test_the_snippets_of_the_page(agentd: Agentd, keys: Keys) -> None:
     assert "Alice" in alice["text"]
     assert bob["cause"] == "completed"
     assert "Alice" not in bob["text"]
+    started, unseen, seen, stopped = answers(others)
+    assert (started["code"], stopped["code"]) == ("0", "0")
+    assert unseen["error"]["detail"] == "no channel 'den' is running"
+    assert (seen["name"], seen["user"]) == ("alice/den", "alice")
+    asked, foreign, again, beyond = answers(limits)
+    assert (asked["cause"], again["cause"]) == ("completed", "completed")
+    assert (foreign["error"]["cause"], beyond["error"]["cause"]) == ("origin_refused", "key_limit")
     assert f"revoked {keys.made[-2][7:15]}\n" in rotation
     new, old = answers(rotation)
     assert (new["cause"], old["error"]["cause"]) == ("completed", "unauthorized")
@@ -120,6 +130,16 @@ async def test_the_first_key_closes_and_nothing_opens(agentd: Agentd, keys: Keys
     keys.file.path.unlink()
     assert (await status(agentd, headers), await status(agentd)) == (401, 401)
     await agentd.event("keys.gone")
+    await agentd.stop()
+    agentd.events.clear()
+    await agentd.start()  # its lock tells that there was a file
+    await agentd.event("keys.gone")
+    assert (await status(agentd, headers), await status(agentd)) == (401, 401)
+    await agentd.stop()
+    keys.file.path.with_name("keys.json.lock").unlink()
+    agentd.events.clear()
+    await agentd.start()
+    assert await status(agentd) == 200
 
 
 async def test_a_file_that_is_garbled_keeps_the_last_good_keys(agentd: Agentd, keys: Keys) -> None:
@@ -141,6 +161,7 @@ async def test_a_server_does_not_start_with_a_garbled_file(agentd: Agentd, keys:
     keys.file.path.write_text('{"version": 1, "keys": [{"id": "' + keys.made[0] + '"}]}')
     with pytest.raises(AssertionError, match="the server ended without"):
         await agentd.start()
+    keys.file.path.unlink()  # which has a whole key
     assert await agentd.stop() == 1
     [line] = [event["text"] for event in agentd.events if event["event"] == "text"]
     told = f"agentd: cannot start: the file of keys {keys.file.path} cannot be used: keys[0] has no digest"
@@ -228,14 +249,16 @@ async def test_a_key_of_one_graph(agentd: Agentd, keys: Keys) -> None:
         answer = await ask(agentd, headers, "Hi", graph=graph)
         assert (answer["status"], answer["error"]["cause"]) == (404, "graph_unknown")
         assert answer["error"]["detail"] == f"no graph {graph!r}; allowed: 'friday'"
-    body = {"model": "echo", "input": [{"role": "user", "content": "Hi"}]}
-    for background in (False, True):
-        answer = await agentd.request("POST", "/v1/responses", json={**body, "background": background}, headers=headers)
-        assert answer["error"]["code"] == "graph_unknown"
-    answer = await agentd.request("POST", "/process/task", json=body, headers=headers)
-    assert answer["error"]["code"] == "GRAPH_UNKNOWN"
-    await agentd.request("POST", "/start", json={"channel_name": "lobby", "graph_name": "friday"}, headers=headers)
-    for name in ("lobby", "nobody"):
+    for model in ("echo", "nothing_like_that"):  # where a name of no graph is no fault, the key's own graph answers
+        body = {"model": model, "input": [{"role": "user", "content": "Who are you?"}]}
+        answer = await agentd.request("POST", "/v1/responses", json=body, headers=headers)
+        assert "Friday" in answer["output"][0]["content"][0]["text"]
+    other = keys.add(Scope.TURNS, Scope.CONTROL)
+    for name, graph in (("lobby", "friday"), ("hall", "echo")):
+        await agentd.request("POST", "/start", json={"channel_name": name, "graph_name": graph}, headers=other)
+    answer = await agentd.request("POST", "/channels/lobby/turns", json={"message": "Hi"}, headers=headers)
+    assert answer["cause"] == "completed"
+    for name in ("hall", "nobody"):
         answer = await agentd.request("POST", f"/channels/{name}/turns", json={"message": "Hi"}, headers=headers)
         assert (answer["status"], answer["error"]["detail"]) == (404, f"no channel {name!r} is running")
 
@@ -253,3 +276,151 @@ async def test_huawei_s_header(agentd: Agentd, keys: Keys) -> None:
     headers = keys.add()
     assert (await call(X_Auth_Token="any"), await call(**headers)) == (401, 401)
     assert await call(X_Auth_Token=keys.made[0]) == 400
+
+
+# ---------------------------------------------------------------------- limits and origins
+
+
+async def call(agentd: Agentd, method: str, path: str, headers: dict[str, str], body: Any = None) -> Any:
+    """An answer: its status, its headers and its body."""
+    async with aiohttp.request(method, agentd.address + path, json=body, headers=headers) as answer:
+        return answer.status, answer.headers, await answer.read()
+
+
+ASKED_IN = [
+    ("/turns", {"graph": "echo", "message": "x"}),
+    ("/process", {"input": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]}),
+    ("/process/task", {"input": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]}),
+    ("/v1/responses", {"input": "x"}),
+    ("/v1/responses", {"input": "x", "background": True}),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}),
+    ("/agent/echo/invoke", {"input": {"a": 1}}),
+    ("/agent/friday/chat", {"messages": [{"role": "user", "content": "x"}]}),
+    ("/v1/p/agents/friday/conversations/0f8fad5b-d9cb-469f-a165-70867728950e", {"query": "x"}),
+    ("/api/answer", {"question": "x"}),
+    ("/stream", {"question": "x"}),
+]
+
+
+async def test_turns_a_minute_in_every_api(agentd: Agentd, keys: Keys) -> None:
+    await agentd.start()
+    headers = keys.add(bounds=Bounds(turns_per_minute=1))
+    headers |= {"X-Auth-Token": keys.made[0], "stream": "true"}
+    first, other = await ask(agentd, headers, "Hi"), keys.add()
+    assert first["cause"] == "completed"
+    for path, body in ASKED_IN:
+        told, about, text = await call(agentd, "POST", path, headers, body)
+        assert (told, about["Agentd-Cause"]) == (429, "key_limit"), (path, text)
+        assert 0 < int(about["Retry-After"]) <= 60
+        assert keys.made[0][7:15].encode() in text or path.startswith(("/v1/p/", "/api/", "/stream")), text
+    assert (await ask(agentd, other, "Hi"))["cause"] == "completed"
+
+
+async def test_channels_at_once(agentd: Agentd, keys: Keys) -> None:
+    await agentd.start()
+    headers = keys.add(Scope.TURNS, Scope.CONTROL, bounds=Bounds(channels=2))
+    other = keys.add(Scope.CONTROL)
+
+    async def start(name: str, who: dict[str, str]) -> dict[str, Any]:
+        return await agentd.request("POST", "/channels", json={"name": name, "graph": "echo"}, headers=who)
+
+    assert ((await start("a", headers))["status"], (await start("b", other))["status"]) == (201, 201)
+    assert (await ask(agentd, headers, "Hi"))["cause"] == "completed"  # a session's worker, which rests now
+    assert (await ask(agentd, headers, "Hi", session="s2"))["cause"] == "completed"  # which made room
+    gone = await agentd.event("channel.stopping", lambda event: event["cause"] == "session_evicted")
+    assert gone["channel"].startswith("friday-")
+    refused = await start("c", headers)  # a start of that kind takes nobody's place
+    assert (refused["status"], refused["error"]["cause"]) == (429, "key_limit")
+    assert (await start("c", other))["status"] == 201
+
+
+async def test_pages_of_other_origins(agentd: Agentd, keys: Keys) -> None:
+    await agentd.start()
+    headers = keys.add(bounds=Bounds(origins=("https://shop.example",)))
+    free = keys.add()
+    body = {"graph": "echo", "message": "x"}
+    for origin in ("https://shop.example", "https://SHOP.example"):
+        told, about, _ = await call(agentd, "POST", "/turns", headers | {"Origin": origin}, body)
+        assert (told, about["Access-Control-Allow-Origin"], about["Vary"]) == (200, origin, "Origin")
+    for origin in ("https://evil.example", "http://shop.example", "https://shop.example.evil", "null"):
+        told, about, _ = await call(agentd, "POST", "/turns", headers | {"Origin": origin}, body)
+        assert (told, about["Agentd-Cause"]) == (403, "origin_refused")
+        assert about["Access-Control-Allow-Origin"] == "https://shop.example"
+        for path in ("/api/answer", "/stream"):
+            asked = {"question": "x", "api_key": keys.made[0]}
+            told, about, _ = await call(agentd, "POST", path, {"Origin": origin}, asked)
+            assert (told, about["Agentd-Cause"]) == (403, "origin_refused"), path
+    assert (await call(agentd, "POST", "/turns", headers, body))[0] == 200  # a program sends none
+    told, about, _ = await call(agentd, "POST", "/turns", free | {"Origin": "https://evil.example"}, body)
+    assert (told, about["Access-Control-Allow-Origin"]) == (200, "*")
+
+
+# ---------------------------------------------------------------------- tokens of users
+
+
+JWT_SECRET = "the secret that the tokens of users are signed with"
+
+
+def token_of(user: str, secret: str = JWT_SECRET, **claims: Any) -> dict[str, str]:
+    return bearer(jwt.encode({"sub": user, **claims}, secret, algorithm="HS256"))
+
+
+async def test_tokens_of_users(agentd: Agentd, keys: Keys) -> None:
+    await agentd.start(AGENTD_JWT_SECRET=JWT_SECRET)
+    alice, bob = token_of("alice"), token_of("bob", exp=time.time() + 60)
+    assert (await ask(agentd, alice, "My name is Alice."))["cause"] == "completed"
+    assert "Alice" in (await ask(agentd, alice, "What is my name?"))["text"]
+    assert "Alice" not in (await ask(agentd, bob, "What is my name?"))["text"]
+    assert "Alice" in (await ask(agentd, keys.add(user="alice"), "What is my name?"))["text"]
+    for headers, cause in (
+        ({}, "unauthorized"),
+        (bearer("x"), "token_invalid"),
+        (token_of("alice", "another secret that tokens are signed with"), "token_invalid"),
+        (token_of("alice", exp=1), "token_expired"),
+    ):
+        answer = await ask(agentd, headers, "Hi")
+        assert (answer["status"], answer["error"]["cause"]) == (401, cause)
+    assert await status(agentd, alice) == 403
+    for subject in ("front", "front/a"):
+        assert (await ask(agentd, token_of(subject), f"My name is {subject[0].upper()}."))["cause"] == "completed"
+    front = keys.add(user="front")
+    assert " F." not in (await ask(agentd, front, "What is my name?", user="a"))["text"]
+
+
+async def test_a_token_in_every_api(agentd: Agentd, keys: Keys) -> None:
+    await agentd.start(AGENTD_JWT_SECRET=JWT_SECRET)
+    good = token_of("alice")
+    for path, body in ASKED_IN:
+        for headers, expected in ((good, 200), (token_of("alice", exp=1), 401), (bearer("a.b.c"), 401)):
+            sent = {**headers, "X-Auth-Token": headers["Authorization"][7:], "stream": "true"}
+            told, _, text = await call(agentd, "POST", path, sent, body)
+            assert told == expected, (path, text)
+    keys.add()
+
+
+# ---------------------------------------------------------------------- who did what
+
+
+async def test_every_action_is_on_record(agentd: Agentd, keys: Keys) -> None:
+    headers = keys.add(Scope.CONTROL, user="alice")
+    await agentd.start()
+    started = {"channel_name": "lobby", "graph_name": "echo"}
+    await agentd.request("POST", "/start", json=started, headers=headers)
+    await agentd.request("POST", "/start", json=started, headers=headers)
+    await agentd.request("POST", "/start", json=started)
+    await agentd.request("POST", "/ping", json={"channel_name": "lobby"}, headers=headers)
+    await agentd.request("GET", "/channels/lobby", headers=headers)
+    await agentd.request("DELETE", "/channels/lobby?kill=1", headers=headers)
+    await agentd.request("POST", "/stop", json={"channel_name": "lobby"}, headers=headers)
+    await agentd.event("audit", lambda event: event["cause"] == "channel_unknown")
+    told = [event for event in agentd.events if event["event"] == "audit"]
+    assert [(event["action"], event["who"], event["channel"], event["cause"]) for event in told] == [
+        ("start", keys.made[0][7:15], "lobby", "completed"),
+        ("start", keys.made[0][7:15], "lobby", "channel_exists"),
+        ("start", "nobody", "", "unauthorized"),
+        ("stop", keys.made[0][7:15], "lobby", "killed"),
+        ("stop", keys.made[0][7:15], "lobby", "channel_unknown"),
+    ]
+    assert {event["user"] for event in told} == {"alice", ""}
+    assert {event["address"] for event in told} == {"127.0.0.1"}
+    assert all(event["request_id"] for event in told)

@@ -24,7 +24,8 @@ MIB = 1024 * 1024
 class Api:
     """One API: its path, a body, the events that end a stream of it, and the text its events add up to.
 
-    Streams of those with `done` have ``[DONE]`` behind their last event; in Reminix's it is an event.
+    Streams of those with `done` have ``[DONE]`` behind their last event; in Reminix's it is an event. `goes_on` is the
+    session that a later turn names, after these events of one in a session.
     """
 
     path: str
@@ -32,10 +33,17 @@ class Api:
     ends: Callable[[dict[str, Any]], bool]
     text: Callable[[list[dict[str, Any]]], str]
     done: bool = True
+    goes_on: Callable[[list[dict[str, Any]], str], str] = lambda _, session: session
 
 
 def is_message(item: dict[str, Any]) -> bool:
     return item["type"] == "message"
+
+
+def question(text: str, session: str) -> dict[str, Any]:
+    """DocsGPT's server names the conversations, and takes no other names."""
+    known = len(session) == len(str(NAMESPACE_OID)) and session.count("-") == 4
+    return {"question": text, **({"conversation_id": session} if known else {})}
 
 
 def completion_ends(event: dict[str, Any]) -> bool:
@@ -84,6 +92,14 @@ APIS = {
         lambda events: next((e["content"] for e in events if e["event"] == "summary_response"), ""),
         done=False,
     ),
+    "docsgpt": Api(
+        "/stream",
+        question,
+        lambda event: event["type"] in ("end", "error"),
+        lambda events: "".join(event.get("answer", "") for event in events),
+        done=False,
+        goes_on=lambda events, session: next((e["id"] for e in events if e["type"] == "id"), session),
+    ),
 }
 EVERY = pytest.mark.parametrize("name", APIS)
 
@@ -116,8 +132,8 @@ async def blocks(server: Agentd, api: Api, text: str, session: str) -> list[str]
 def request(api: Api, text: str, session: str) -> bytes:
     data = json.dumps(api.ask(text, session)).encode()
     path = api.path.replace("SESSION", str(uuid5(NAMESPACE_OID, session)))
-    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Auth-Token: any\r\nContent-Length: {len(data)}\r\n\r\n"
-    return head.encode() + data
+    headers = f"Host: 127.0.0.1\r\nX-Auth-Token: any\r\nContent-Type: application/json\r\nContent-Length: {len(data)}"
+    return f"POST {path} HTTP/1.1\r\n{headers}\r\n\r\n".encode() + data
 
 
 def check(api: Api, found: list[str]) -> list[dict[str, Any]]:
@@ -139,15 +155,17 @@ async def test_a_worker_over_its_memory_limit(agentd: Agentd, tmp_path: Path, na
 
 
 async def test_a_hundred_sessions_at_a_time_do_not_mix(agentd: Agentd, tmp_path: Path) -> None:
-    server = await start(agentd, tmp_path, WORKERS_MAX="120")
+    server = await start(agentd, tmp_path, WORKERS_MAX="140")
     asked = [(api, f"{name} {number}") for number in range(21) for name, api in APIS.items()]
 
     async def ask(api: Api, mark: str) -> None:
+        session = mark
         for step in range(2):
             text = script(["pieces", [f"{mark} {step} {piece} " for piece in range(20)]])
-            events = check(api, await blocks(server, api, text, mark))
+            events = check(api, await blocks(server, api, text, session))
+            session = api.goes_on(events, session)
             assert api.text(events) == "".join(f"{mark} {step} {piece} " for piece in range(20))
-        events = check(api, await blocks(server, api, script(["history", 0]), mark))
+        events = check(api, await blocks(server, api, script(["history", 0]), session))
         said = api.text(events)
         assert said.count("assistant: ") == 2
         assert said.count(f"{mark} ") == 2 * (20 + 20)  # twice asked and answered, 20 pieces each
@@ -171,9 +189,12 @@ async def test_readers_that_stall_take_no_memory(agentd: Agentd, tmp_path: Path,
         await stalled(*pids)
         memory = resident_bytes(server.process.pid)
         loop = asyncio.get_running_loop()
+        session = "other"
         for _ in range(10):
             began = loop.time()
-            assert api.text(check(api, await blocks(server, api, script(["count", 50]), "other")))
+            events = check(api, await blocks(server, api, script(["count", 50]), session))
+            session = api.goes_on(events, session)
+            assert api.text(events)
             assert loop.time() - began < 2.0
         assert resident_bytes(server.process.pid) - memory < 8 * MIB
     async with asyncio.timeout(PATIENCE):  # those who have gone left nothing at work

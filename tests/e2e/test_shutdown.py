@@ -11,6 +11,7 @@ from tests.harness import Agentd
 from tests.harness.graphs import ECHO, own
 from tests.harness.leaks import processes_of
 from tests.harness.witness import Witness
+from worker.spawn import instance_of
 
 GRACE = 1.0
 PROMISED_SECONDS = GRACE + 1.0
@@ -25,6 +26,8 @@ KEPT = {
     "serve.lock",
     "spawner.lock",
     "spawner.log",
+    "attachments",
+    "attachments/.incoming",  # and the server's instance; empty
 }
 
 
@@ -43,6 +46,7 @@ def assert_clean(agentd: Agentd) -> None:
     """No process, no channel folder, no socket, no property file."""
     assert processes_of(agentd.folder) == {}
     names = {str(path.relative_to(agentd.state_dir)) for path in agentd.state_dir.rglob("*")}
+    names = {name.removesuffix(f"-{instance_of(agentd.state_dir)}") for name in names}
     assert {name for name in names if not name.startswith("logs/app-")} == KEPT
     assert (agentd.state_dir / "spawner.log").read_text() == ""
 

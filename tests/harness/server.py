@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.harness import leaks
+from tests.harness import leaks, secrets
 
 PATIENCE = 30.0  # a bound on every wait, not a wait
 
@@ -36,6 +36,11 @@ class Agentd:
         self._at_end = False  # the server has closed its log
         self._reader: asyncio.Task[None] | None = None
         self._session: aiohttp.ClientSession | None = None
+        self._planted: set[bytes] = set()
+
+    def plant(self, secret: str) -> None:
+        """Let this turn up nowhere."""
+        self._planted.add(secret.encode())
 
     def add_path(self, folder: Path) -> None:
         """Let the server and all that it starts import from this folder before all others."""
@@ -63,6 +68,7 @@ class Agentd:
             **({"AGENTD_PROPERTY": str(property_file)} if property_file.exists() else {}),
             **settings,
         }
+        self._planted |= secrets.planted_in(environment)
         self.process = await asyncio.create_subprocess_exec(
             *self.command(environment),
             *flags,
@@ -87,6 +93,7 @@ class Agentd:
         if self.process is None:
             return None
         process, self.process = self.process, None
+        found = secrets.in_arguments(self.folder, self._planted)
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGTERM)  # Popen's would take the status of one that has ended
@@ -94,6 +101,10 @@ class Agentd:
             await process.wait()
             if self._reader is not None:
                 await self._reader
+        found += secrets.in_files(self.state_dir, self._planted)
+        if secrets.leaked(json.dumps(self.events).encode(), self._planted):
+            found.append("the server's log")
+        assert not found, f"a secret is in {', '.join(found)}"
         return process.returncode
 
     async def kill(self) -> None:
@@ -127,6 +138,7 @@ class Agentd:
         assert self._session is not None
         async with self._session.request(method, self.address + path, **options) as response:
             answer = await response.json()
+            assert not secrets.leaked(await response.read(), self._planted), path
             return {"status": response.status, **answer}
 
     async def begin(self, channel: str, graph: str = "echo", **fields: Any) -> dict[str, Any]:

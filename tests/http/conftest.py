@@ -13,13 +13,15 @@ import pytest
 from aiohttp import ClientSession, web
 from yarl import URL
 
+from supervisor.attachments.state import TaskState
 from supervisor.catalog import GraphCatalog
 from supervisor.causes import Cause, Refusal
 from supervisor.channels.feed import Feed
 from supervisor.channels.lease import Lease, timeout_of
 from supervisor.channels.lifecycle import State
-from supervisor.channels.requests import StartRequest, check_channel_name
+from supervisor.channels.requests import NOBODY, Owner, StartRequest, check_channel_name
 from supervisor.http.connections import Site, make_runner
+from supervisor.http.credentials import Credentials
 from supervisor.http.server import build_app
 from supervisor.keys import Keyring
 from supervisor.processes.monitor import Sample
@@ -71,6 +73,7 @@ class MemoryChannel:
     limits: Limits = field(default_factory=Limits)
     nodes: list[dict[str, Any]] = field(default_factory=list)
     asking: MemoryAsking = field(default_factory=MemoryAsking)
+    owner: Owner = NOBODY
 
     def __post_init__(self) -> None:
         self.feed = Feed(self.id, most_events=8)
@@ -93,6 +96,19 @@ class MemoryRecords:
         if self.fault is not None:
             raise self.fault
         return self.rows
+
+
+class NoAttachments:
+    """A server without files: nothing is found, and nothing is taken."""
+
+    async def given(self, _user: str, ids: Sequence[str]) -> list[dict[str, Any] | None]:
+        return [None] * len(ids)
+
+    def check_room(self, _files: int = 1) -> None:
+        raise Refusal(Cause.SHUTTING_DOWN)
+
+    async def task(self, task_id: str) -> TaskState:
+        return TaskState(id=task_id, attachment_id="", name="", mime_type="")
 
 
 class MemoryTable:
@@ -122,12 +138,12 @@ class MemoryTable:
 
     async def start(self, request: StartRequest) -> MemoryChannel:
         self._fail()
-        name = request.channel_name
+        name = request.name
         if len(self.channels) >= self.workers_max:
             raise Refusal(Cause.WORKERS_LIMIT)
         if name in self.channels:
             raise Refusal(Cause.CHANNEL_EXISTS)
-        check_channel_name(name)
+        check_channel_name(request.channel_name)
         if request.graph_name not in {graph.name for graph in self.catalog.graphs()}:
             raise Refusal(Cause.GRAPH_UNKNOWN, f"no graph {request.graph_name!r}")
         number = f"c{len(self.started)}"
@@ -145,6 +161,7 @@ class MemoryTable:
             session=request.session,
             source=request.source,
             limits=request.limits,
+            owner=request.owner,
         )
         self.channels[name] = channel
         self.started.append(request)
@@ -244,7 +261,9 @@ class House:
 Build = Callable[..., Awaitable[House]]
 
 
-async def open_house(root: Path, workers_max: int = 100, records: Any = None, **given: Any) -> House:
+async def open_house(
+    root: Path, workers_max: int = 100, records: Any = None, attachments: Any = None, **given: Any
+) -> House:
     (root / "property.json").write_text(json.dumps(DOCUMENT))
     settings = Settings(app_dir=root, state_dir=root / "state", **given)
     catalog = GraphCatalog(settings.property_file)
@@ -268,7 +287,9 @@ async def open_house(root: Path, workers_max: int = 100, records: Any = None, **
         lives=lives,
         records=records,
         shelf=records,
-        keyring=Keyring(settings.keys_file, settings.token and settings.token.get_secret_value()),
+        conversations=records,
+        credentials=Credentials(Keyring(settings.keys_file, settings.token and settings.token.get_secret_value())),
+        attachments=attachments or NoAttachments(),
     )
     runner = make_runner(app, close_seconds=1)
     await runner.setup()

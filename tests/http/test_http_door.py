@@ -76,6 +76,7 @@ async def test_options_anywhere(build: Any, path: str) -> None:
 
 
 async def test_unexpected_errors(house: Any) -> None:
+    await house.start("x")
     for path in ("/ping", "/start"):
         house.table.fault = RuntimeError("the secret inside")
         with capture_logs() as logs:

@@ -221,7 +221,7 @@ async def test_a_channel_that_has_ended(house: Any) -> None:
     last = answer.body["error"]["last"]
     assert (last["id"], last["cause"], last["ended_at"]) == ("c9", "crashed", 2.0)
     assert last["receipt"] == {"processes": 2, "killed": 1, "seconds": 0.1, "status": -9}
-    assert house.records.asked == [{"channel": "lobby", "open": False, "limit": 1}]
+    assert house.records.asked == [{"channel": "lobby", "graph": None, "open": False, "limit": 1}]
     house.records.rows = []
     assert (await house.get("/channels/lobby")).body["error"]["last"] is None
     house.records.fault = StoreError("the disk is full")

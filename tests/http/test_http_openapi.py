@@ -14,7 +14,7 @@ from supervisor.http.schemas import REF, SCHEMAS
 
 DOCUMENT = describe(strict=False)
 # APIs of others, which are described elsewhere.
-PUBLISHED = ("/process", "/v1/", "/compatible-mode/", "/agent/", "/agents/", "/manifest")
+PUBLISHED = ("/process", "/v1/", "/compatible-mode/", "/agent/", "/agents/", "/manifest", "/api/", "/stream")
 
 
 def references(value: Any) -> set[str]:
@@ -45,7 +45,7 @@ async def test_strict_statuses(build: Any) -> None:
     house = await build(strict_status=True)
     paths = (await house.get("/openapi.json")).body["paths"]
     assert {"200", "400", "429", "500"} <= paths["/start"]["post"]["responses"].keys()
-    assert DOCUMENT["paths"]["/start"]["post"]["responses"].keys() == {"200", "401", "403", "413", "500"}
+    assert DOCUMENT["paths"]["/start"]["post"]["responses"].keys() == {"200", "401", "403", "413", "429", "500"}
 
 
 def test_references_lead_somewhere() -> None:

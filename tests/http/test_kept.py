@@ -70,6 +70,15 @@ def request() -> TurnRequest:
     return TurnRequest(kind="chat", graph="g", user="u", session="s", messages=[{"role": "user", "content": "?"}])
 
 
+def anybody(user: str, graph: str) -> bool:
+    assert (user, graph) == ("u", "g")
+    return True
+
+
+def nobody(_user: str, _graph: str) -> bool:
+    return False
+
+
 def end(turn: Turn) -> None:
     turn.refuse(Refusal(Cause.CRASHED))
 
@@ -114,14 +123,15 @@ async def test_what_runs_and_what_has_ended_belongs_to_its_api() -> None:
     end(run.turn)
     await run.over()
     assert kept.running("r1", "echo") is None
-    recording = kept.recording("r1", "echo")
+    recording = kept.recording("r1", "echo", anybody)
     assert recording is run.recording
+    assert kept.recording("r1", "echo", nobody) is None
     assert recording is not None
     with recording.reader(0) as reader:
         assert recording.read(reader) == [b"opening", b"event"]
-    assert kept.recording("r1", "other") is None
+    assert kept.recording("r1", "other", anybody) is None
     await kept.drain(1)
-    assert kept.recording("r1", "echo") is None
+    assert kept.recording("r1", "echo", anybody) is None
 
 
 async def test_the_events_of_those_that_ended_first_go_first() -> None:
@@ -130,7 +140,7 @@ async def test_the_events_of_those_that_ended_first_go_first() -> None:
         run = kept.start(request(), Echo(f"r{number}", size=RESUME_BYTES // 15))
         end(run.turn)
         await run.over()
-    found = [kept.recording(f"r{number}", "echo") is not None for number in range(5)]
+    found = [kept.recording(f"r{number}", "echo", anybody) is not None for number in range(5)]
     assert found == [False, False, False, True, True]
     await kept.drain(1)
 
@@ -142,7 +152,7 @@ async def test_one_in_the_background_that_is_deleted_ends() -> None:
     assert run.turn.wish == (Cause.TURN_CANCELLED, run.turn.wish[1])
     end(run.turn)
     await run.over()
-    assert (kept.running("r1", "echo"), kept.recording("r1", "echo")) == (None, None)
+    assert (kept.running("r1", "echo"), kept.recording("r1", "echo", anybody)) == (None, None)
     assert not await kept.delete("r1")
     await kept.drain(1)
 

@@ -41,7 +41,7 @@ async def test_a_turn_from_begin_to_end(store: Store) -> None:
     assert row is not None
     assert (row.ended_at, row.cause, row.text, row.ms, row.has_value) == (None, None, "", None, False)
     assert (row.messages, row.attachments) == (first.messages, first.attachments)
-    assert await store.load(KEY) == Conversation([], {}, 1)
+    assert await store.load(KEY) == Conversation([], {}, 1, "friday")
 
     call = {"id": "c1", "name": "look", "arguments": {"at": "f1"}, "output": [1, None], "failed": False, "ms": 2.5}
     last = ended(
@@ -65,9 +65,8 @@ async def test_a_turn_from_begin_to_end(store: Store) -> None:
     assert (row.cause, row.detail, row.ms, row.text, row.thoughts) == ("completed", "all well", 1.5, "a cat", "hm")
     assert (row.tool_calls, row.sources, row.usage) == ([call], last.sources, {"input_tokens": 3})
     assert (row.structured, row.value, row.has_value) == (last.structured, None, True)
-    assert await store.load(KEY) == Conversation(
-        [{"role": "user", "content": "what is this?"}, {"role": "assistant", "content": "a cat"}], {"name": "Ada"}, 1
-    )
+    history = [{"role": "user", "content": "what is this?"}, {"role": "assistant", "content": "a cat"}]
+    assert await store.load(KEY) == Conversation(history, {"name": "Ada"}, 1, "friday")
 
 
 async def test_it_is_there_when_the_store_is_opened_again(make: MakeStore, url: str) -> None:

@@ -184,3 +184,18 @@ async def test_thousands_of_lives(store: Store) -> None:
     rows = await store.ledger(limit=1000, open=False)
     assert [row["id"] for row in rows] == [f"c{number}" for number in reversed(range(2000, 3000))]
     assert (store.lost, store.details()["waiting"]) == (0, 0)
+
+
+async def test_the_channels_of_one_user(store: Store) -> None:
+    for number, name in enumerate(("lobby", "ada/lobby", "Ada/lobby", "adam/lobby", "a_a/x", "bob/ada/x")):
+        store.note(claimed(f"c{number}", name))
+    await store.flush()
+
+    async def names(**wanted: str) -> set[str]:
+        return {row["name"] for row in await store.ledger(**wanted)}
+
+    assert await names(space="ada") == {"ada/lobby"}
+    assert await names(space="Ada") == {"Ada/lobby"}
+    assert await names(space="a_a") == {"a_a/x"}
+    assert await names(space="%") == await names(space="/") == set()
+    assert await names(space="ada", channel="Ada/lobby") == set()

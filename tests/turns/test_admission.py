@@ -9,6 +9,7 @@ import pytest
 
 from supervisor.causes import Cause, Refusal
 from supervisor.channels.lifecycle import State
+from supervisor.channels.requests import NOBODY, Owner
 from supervisor.settings import Settings
 from supervisor.turns.archive import Conversation
 from supervisor.turns.requests import Key, TurnRequest
@@ -61,7 +62,7 @@ class Home:
         self.tasks.append(asyncio.create_task(work, name=name))
         return self.tasks[-1]
 
-    def name_for(self, key: Key, *, single: bool) -> str:
+    def name_for(self, key: Key, owner: Owner, *, single: bool) -> str:
         return key.session
 
     async def claim(self, key: Key, name: str, request: TurnRequest) -> Channel:
@@ -94,7 +95,7 @@ class Home:
 @asynccontextmanager
 async def house() -> AsyncIterator[tuple[Home, Session]]:
     home = Home(Settings())
-    yield home, Session(Key("g", "", "s"), home, single=True)  # type: ignore[arg-type]
+    yield home, Session(Key("g", "", "s"), home, NOBODY, single=True)  # type: ignore[arg-type]
     async with asyncio.timeout(5):
         await asyncio.gather(*home.tasks, return_exceptions=True)
 

@@ -8,7 +8,7 @@ import pytest
 from supervisor.causes import Cause, Refusal
 from supervisor.channels.lifecycle import State
 from supervisor.turns import room as module
-from supervisor.turns.room import Room
+from supervisor.turns.room import Fits, Room
 
 
 class Channel:
@@ -36,8 +36,8 @@ class Table:
     def all(self) -> list[Channel]:
         return self.channels
 
-    def evict(self, graph: str | None) -> Channel | None:
-        found = next((channel for channel in self.idle if graph in (None, channel.graph_name)), None)
+    def evict(self, fits: Fits) -> Channel | None:
+        found = next((channel for channel in self.idle if fits(channel)), None)
         if found is not None:
             self.idle.remove(found)
             found.state = State.STOPPING
@@ -48,16 +48,24 @@ def room_of(table: Any) -> Room:
     return Room(table, table.evict, 0.0)
 
 
-async def begin(room: Room, graph: str | None = None) -> "asyncio.Task[bool]":
+def any_(_: Any) -> bool:
+    return True
+
+
+def of_g(channel: Any) -> bool:
+    return bool(channel.graph_name == "g")
+
+
+async def begin(room: Room, fits: Fits = any_) -> "asyncio.Task[bool]":
     """Somebody who has looked for room, and waits if there may be any."""
-    task = asyncio.create_task(room.make(graph))
+    task = asyncio.create_task(room.make(fits))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     return task
 
 
 async def test_nobody_waits_where_nothing_ends() -> None:
-    assert not await room_of(Table(Channel(), Channel())).make(None)
+    assert not await room_of(Table(Channel(), Channel())).make(any_)
 
 
 @pytest.mark.parametrize("told", [True, False])
@@ -67,7 +75,7 @@ async def test_a_channel_that_ends_makes_room_for_one(told: bool) -> None:
     if told:
         room.leaves(channel)
     first = await begin(room)
-    assert not await room.make(None), "its slot is spoken for"
+    assert not await room.make(any_), "its slot is spoken for"
     assert not first.done()
     channel.end()
     assert await first
@@ -91,8 +99,8 @@ async def test_room_in_a_graph_comes_of_that_graph_s_channels() -> None:
     other, ending, idle = Channel("other", State.STOPPING), Channel(state=State.STOPPING), Channel("other")
     table = Table(other, ending, idle=(idle,))
     room = room_of(table)
-    first = await begin(room, "g")
-    assert not await room.make("g")
+    first = await begin(room, of_g)
+    assert not await room.make(of_g)
     assert table.idle == [idle]
     ending.end()
     assert await first
@@ -113,13 +121,13 @@ async def test_a_channel_that_ends_slowly_is_waited_for_when_there_is_no_other(m
     monkeypatch.setattr(module, "SOON_SECONDS", 0.0)
     slow, idle = Channel(state=State.STOPPING), Channel()
     room = room_of(Table(slow, idle=(idle,)))
-    first = asyncio.create_task(room.make(None))
+    first = asyncio.create_task(room.make(any_))
     async with asyncio.timeout(5):
         while idle.state is State.RUNNING:
             await asyncio.sleep(0.001)
     idle.end()
     assert await first, "a session made room"
-    second = asyncio.create_task(room.make(None))
+    second = asyncio.create_task(room.make(any_))
     await asyncio.sleep(0.01)
     slow.end()
     assert await second
@@ -134,10 +142,10 @@ async def test_a_channel_that_does_not_end_is_waited_for_once(monkeypatch: pytes
         stuck.fail()
     table = Table(stuck)
     room = room_of(table)
-    assert not await room.make(None)
+    assert not await room.make(any_)
     monkeypatch.setattr(module, "EVICTION_SECONDS", 60.0)
-    assert not await room.make(None), "at once"
+    assert not await room.make(any_), "at once"
     after = Channel(state=State.STOPPING)
     table.channels.append(after)
     after.end()
-    assert await room.make(None), "of another one"
+    assert await room.make(any_), "of another one"

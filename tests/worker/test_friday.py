@@ -20,10 +20,10 @@ def told(name: Any) -> Any:
 
 
 def test_its_properties() -> None:
-    defaults = {"name": "Friday", "greeting": "", "pace_ms": 20.0, "rooms": False}
+    defaults = {"name": "Friday", "greeting": "", "pace_ms": 20.0, "rooms": False, "recalls": True}
     assert build(Friday).describe() == defaults
     assert build(Friday, {"name": "Max", "pace_ms": "0", "rooms": "true", "other": 1}).describe() == {
-        "name": "Max", "greeting": "", "pace_ms": 0.0, "rooms": True
+        "name": "Max", "greeting": "", "pace_ms": 0.0, "rooms": True, "recalls": True
     }  # fmt: skip
     assert Friday.handles() == ["chat"]
 
@@ -74,6 +74,13 @@ async def test_the_answer_comes_word_by_word() -> None:
 )
 async def test_where_a_name_is_known_from(request_: Any, text: Any) -> None:
     assert (await ask(build(Friday), ASKED, **request_)).text == text
+
+
+async def test_one_that_recalls_nothing_knows_the_history_only() -> None:
+    forgetful = {"recalls": False}
+    state = {"name": "Ada"}
+    assert (await ask(build(Friday, forgetful), ASKED, state=state)).text == UNKNOWN
+    assert (await ask(build(Friday, forgetful), ASKED, state=state, history=[told("Bob")])).text == "Your name is Bob."
 
 
 async def test_a_name_is_kept_in_the_state_and_nothing_else_is() -> None:

@@ -23,19 +23,20 @@ PLAN: Final = Source(
 
 
 class FridayProperties(Properties):
-    """How the agent presents itself, how fast it counts, and whether it answers for the meeting rooms."""
+    """How the agent presents itself, how fast it counts, whether it answers for meeting rooms, what it remembers."""
 
     name: str = Field("Friday", max_length=100)
     greeting: str = Field("", max_length=1000)  # said to the other nodes at the start
     pace_ms: float = Field(20, ge=0, le=10_000)  # from one number to the next
     rooms: bool = False
+    recalls: bool = True  # also a name that the history does not hold (any more)
 
 
 class Friday(Agent):
     """Says who it is, remembers a name, counts, repeats, names the files it is given, and admits what it does not know.
 
-    The name somebody gave is known from the messages of the request, else from the history, else from the state of the
-    session. History goes before state since a client may have taken turns back.
+    The name somebody gave is known from the messages of the request, else from the history, else, if it `recalls`, from
+    the state of the session. History goes before state since a client may have taken turns back.
     """
 
     def __init__(self, context: Context) -> None:
@@ -78,7 +79,7 @@ class Friday(Agent):
         """The question and what is known; a name given in this request is kept in the session's state."""
         if name := latest_name(turn.messages):
             turn.state["name"] = name
-        known = name or latest_name(turn.history) or turn.state.get("name")
+        known = name or latest_name(turn.history) or (turn.state.get("name") if self.properties.recalls else "")
         return Heard(
             question=turn.question,
             agent=self.properties.name,

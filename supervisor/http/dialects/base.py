@@ -1,6 +1,8 @@
 """The one handler of turns for every API: it does all the I/O, a translator says how things look (law 2)."""
 
 import asyncio
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -9,8 +11,9 @@ from aiohttp import web
 
 from supervisor.causes import Cause, Refusal
 from supervisor.http.principals import bound
-from supervisor.http.request_keys import note
-from supervisor.http.sse import COMMENT, EventStream
+from supervisor.http.rates import Rates
+from supervisor.http.request_keys import PRINCIPAL, note
+from supervisor.http.sse import COMMENT, NO_CACHE, EventStream, Pace
 from supervisor.http.streams import Streams
 from supervisor.turns.requests import TurnRequest
 from supervisor.turns.sessions import Sessions
@@ -33,13 +36,15 @@ class Manner:
     `patience` is how many seconds the head waits for the worker (None: until it was asked), and `first_seconds` how
     many it then waits for something to tell of what the agent says (None: until there is). A turn that fails before is
     answered by `Translator.body`, with a status of its own. `keep_alive` is said in silence; after `batch` events the
-    reader's pace is looked at.
+    reader's pace is looked at. `cache` is what caches are told, `pace` how fast events may leave (None: at any pace).
     """
 
     keep_alive: bytes = COMMENT
     patience: float | None = None
     first_seconds: float | None = 0.0
     batch: int = BATCH
+    cache: str = NO_CACHE
+    pace: Pace | None = None
 
 
 class Translator(Protocol):
@@ -76,6 +81,17 @@ class TurnHandler:
     def __init__(self, sessions: Sessions, streams: Streams) -> None:
         self._sessions: Final = sessions
         self._streams: Final = streams
+        self._rates: Final = Rates()
+
+    def admit(self, request: web.Request, wanted: TurnRequest) -> TurnRequest:
+        """The turn as who asks may have it, counted. Raises Refusal(GRAPH_UNKNOWN | KEY_LIMIT)."""
+        wanted = bound(request, wanted)
+        principal = request[PRINCIPAL]
+        most = principal.bounds.turns_per_minute
+        if most is not None and (seconds := self._rates.take(principal.name, most, time.monotonic())):
+            text = f"key {principal.name} may ask {most} turns a minute"
+            raise Refusal(Cause.KEY_LIMIT, text, retry_after=math.ceil(seconds))
+        return wanted
 
     async def handle(
         self,
@@ -90,7 +106,7 @@ class TurnHandler:
 
         A client that goes away cancels its turn: aiohttp then cancels this call.
         """
-        turn = self._sessions.begin(bound(request, wanted))
+        turn = self._sessions.begin(self.admit(request, wanted))
         note(request, turn=turn.id)
         try:
             await _ready(turn, translator.manner.patience if stream else None)
@@ -115,8 +131,9 @@ class TurnHandler:
                 ending = await turn.ended_by()
                 if not (first and ending.completed):
                     return translator.body(turn, ending)
-        events = EventStream(request, self._streams, translator.manner.keep_alive)
-        batch = translator.manner.batch
+        manner = translator.manner
+        events = EventStream(request, self._streams, manner.keep_alive, cache=manner.cache, pace=manner.pace)
+        batch = manner.batch
         try:
             await events.open()
             await events.send([*opening, *first])

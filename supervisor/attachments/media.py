@@ -1,0 +1,112 @@
+"""Media types by extension: a table of its own, so that every machine tells the same. Pure."""
+
+from collections.abc import Mapping
+from typing import Final
+
+UNKNOWN: Final = "application/octet-stream"
+
+_BY_TYPE: Final[Mapping[str, str]] = {
+    "application/epub+zip": "epub",
+    "application/gzip": "gz tgz",
+    "application/json": "json ipynb",
+    "application/ld+json": "jsonld",
+    "application/msword": "doc dot",
+    "application/pdf": "pdf",
+    "application/rtf": "rtf",
+    "application/sql": "sql",
+    "application/toml": "toml",
+    "application/vnd.ms-excel": "xls",
+    "application/vnd.ms-outlook": "msg",
+    "application/vnd.ms-powerpoint": "ppt",
+    "application/vnd.oasis.opendocument.presentation": "odp",
+    "application/vnd.oasis.opendocument.spreadsheet": "ods",
+    "application/vnd.oasis.opendocument.text": "odt",
+    "application/vnd.openxmlformats-officedocument.presentationml.presentation": "pptx",
+    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": "xlsx",
+    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": "docx",
+    "application/x-7z-compressed": "7z",
+    "application/x-bzip2": "bz2",
+    "application/x-ndjson": "jsonl ndjson",
+    "application/x-sh": "sh bash",
+    "application/x-tar": "tar",
+    "application/x-xz": "xz",
+    "application/xhtml+xml": "xhtml",
+    "application/xml": "xml xsd xsl xslt",
+    "application/yaml": "yaml yml",
+    "application/zip": "zip",
+    "audio/aac": "aac",
+    "audio/flac": "flac",
+    "audio/mp4": "m4a",
+    "audio/mpeg": "mp3",
+    "audio/ogg": "oga ogg opus",
+    "audio/wav": "wav",
+    "audio/webm": "weba",
+    "image/avif": "avif",
+    "image/bmp": "bmp",
+    "image/gif": "gif",
+    "image/heic": "heic",
+    "image/heif": "heif",
+    "image/jpeg": "jpg jpeg jpe",
+    "image/png": "png",
+    "image/svg+xml": "svg",
+    "image/tiff": "tif tiff",
+    "image/vnd.microsoft.icon": "ico",
+    "image/webp": "webp",
+    "message/rfc822": "eml",
+    "text/calendar": "ics",
+    "text/css": "css",
+    "text/csv": "csv",
+    "text/html": "html htm",
+    "text/javascript": "js mjs cjs",
+    "text/markdown": "md markdown mdx",
+    "text/plain": "txt text log conf cfg ini properties env adoc asciidoc tex bib diff patch",
+    "text/tab-separated-values": "tsv tab",
+    "text/vcard": "vcf",
+    "text/vtt": "vtt",
+    "text/x-c": "c h cc cpp cxx hh hpp cs m",
+    "text/x-go": "go",
+    "text/x-java": "java kt scala",
+    "text/x-lua": "lua",
+    "text/x-perl": "pl pm",
+    "text/x-php": "php",
+    "text/x-python": "py pyi",
+    "text/x-r": "r",
+    "text/x-rst": "rst",
+    "text/x-ruby": "rb",
+    "text/x-rust": "rs",
+    "text/x-srt": "srt",
+    "text/x-swift": "swift",
+    "text/x-typescript": "ts tsx jsx",
+    "video/mp4": "mp4 m4v",
+    "video/mpeg": "mpeg mpg",
+    "video/quicktime": "mov",
+    "video/webm": "webm",
+    "video/x-matroska": "mkv",
+    "video/x-msvideo": "avi",
+}
+MEDIA_TYPES: Final[Mapping[str, str]] = {
+    f".{extension}": media_type for media_type, extensions in _BY_TYPE.items() for extension in extensions.split()
+}
+
+# Types besides text/* that are text.
+TEXTS: Final = frozenset(
+    {
+        "application/json",
+        "application/ld+json",
+        "application/sql",
+        "application/toml",
+        "application/x-ndjson",
+        "application/x-sh",
+        "application/xml",
+        "application/yaml",
+        "message/rfc822",
+    }
+)
+# Types that are read in a way of their own; of one that is unknown only what is text beyond doubt.
+READ_AS: Final[Mapping[str, str]] = {
+    "application/pdf": "pdf",
+    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": "docx",
+    "application/xhtml+xml": "html",
+    "text/html": "html",
+    UNKNOWN: "unknown",
+}

@@ -1,0 +1,89 @@
+"""Reads files in processes of their own, so many at once; the others wait, but not for ever."""
+
+import asyncio
+import itertools
+import math
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from supervisor.attachments.reading import DIED, NOT_STARTED, Finding, Reading
+from supervisor.processes.spawner import SpawnerClient
+from worker.spawn import INSTANCE_VARIABLE, Limits, instance_of
+
+log = structlog.get_logger("supervisor.attachments")
+
+# What Python needs to find itself and its modules, and the locale. No secret, and nothing of ours.
+ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+WAIT_SHARE: Final = 0.5  # of the time a file has; what waits longer would not be read in time
+TRIES: Final = 2  # a spawner that died is replaced
+LEAST_SECONDS: Final = 0.05
+BUSY: Final = "Too many files wait to be read; try again later"
+
+MIB: Final = 1024 * 1024
+
+
+class Readers:
+    """Starts readers, at most `at_once` of them. `read` may be called for any number of files."""
+
+    def __init__(
+        self,
+        spawner: SpawnerClient,
+        state_dir: Path,
+        environ: Mapping[str, str],
+        *,
+        at_once: int,
+        seconds: float,
+        memory_bytes: int,
+    ) -> None:
+        """Each file has `seconds` from its call on, and `memory_bytes` while it is read."""
+        self._spawner = spawner
+        self._state_dir = state_dir
+        self._environment = {name: environ[name] for name in ENVIRONMENT if name in environ}
+        self._environment[INSTANCE_VARIABLE] = instance_of(state_dir)
+        self._seconds = seconds
+        self._limits = Limits(
+            memory_bytes=memory_bytes,
+            processes=4,
+            cpu_weight=50,  # those who wait for an answer come first
+            open_files=64,
+            file_bytes=16 * MIB,
+            cpu_seconds=math.ceil(seconds) + 1,
+        )
+        self._slots = asyncio.Semaphore(at_once)
+        self._prefix = secrets.token_hex(12)  # of a length that no channel's id has
+        self._numbers = itertools.count(1)
+
+    async def read(self, path: Path, kind: str, told: Callable[[int], None]) -> Finding:
+        """What there is to be read in a file; `told` hears 0 when a process begins, then percents.
+
+        Never raises but when it is cancelled; then no process is left.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._seconds
+        try:
+            async with asyncio.timeout(self._seconds * WAIT_SHARE):
+                await self._slots.acquire()
+        except TimeoutError:
+            return Finding(failure=BUSY)
+        try:
+            told(0)
+            for _ in range(TRIES):
+                finding = await self._try(path, kind, max(until - loop.time(), LEAST_SECONDS), told)
+                if not finding.lost:
+                    return finding
+            return Finding(failure=DIED)
+        finally:
+            self._slots.release()
+
+    async def _try(self, path: Path, kind: str, seconds: float, told: Callable[[int], None]) -> Finding:
+        reading_id = f"{self._prefix}-{next(self._numbers)}"
+        reading = Reading(self._spawner, self._state_dir, reading_id, self._environment, self._limits, told)
+        try:
+            return await reading.run(path, kind, seconds)
+        except (OSError, ValueError) as error:
+            log.warning("attachment.reader_not_started", reading=reading_id, error=str(error))
+            return Finding(failure=NOT_STARTED)
