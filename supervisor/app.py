@@ -16,6 +16,7 @@ import structlog
 from supervisor.addresses import Address
 from supervisor.attachments.readers import Readers
 from supervisor.attachments.service import Attachments
+from supervisor.auth import Bounds
 from supervisor.catalog import GraphCatalog
 from supervisor.channels.channel import Channel
 from supervisor.channels.preparation import Preparation
@@ -220,9 +221,14 @@ def _attachments_of(
 
 def _credentials_of(settings: Settings) -> Credentials:
     token = None if settings.token is None else settings.token.get_secret_value()
-    secret = None if settings.jwt_secret is None else settings.jwt_secret.get_secret_value()
-    closed = settings.has_to_be_protected or secret is not None
-    return Credentials(Keyring(settings.keys_file, token, closed=closed), Tokens(secret) if secret else None)
+    closed = settings.has_to_be_protected or settings.jwt_secret is not None
+    return Credentials(Keyring(settings.keys_file, token, closed=closed), _tokens_of(settings))
+
+
+def _tokens_of(settings: Settings) -> Tokens | None:
+    if settings.jwt_secret is None:
+        return None
+    return Tokens(settings.jwt_secret.get_secret_value(), Bounds(settings.jwt_turns_per_minute, settings.jwt_channels))
 
 
 def _hold(state_dir: Path) -> int:

@@ -28,6 +28,7 @@ MOST_SHOWN: Final = 64
 USERS: Final = "1 to 64 of A-Z a-z 0-9 . _ @ -"
 GRAPHS: Final = f"the name of a graph, at most {MAX_GRAPH_BYTES} bytes"
 
+JWT: Final = "jwt"  # the name of all principals that come by a token of a user
 SEPARATOR: Final = "/"  # between a principal's user and a name below it; no principal's user has one
 MAX_TURNS: Final = 1_000_000
 MAX_CHANNELS: Final = 1_000_000
@@ -81,6 +82,11 @@ class Principal:
     graph: str | None = None
     scopes: frozenset[Scope] = EVERY
     bounds: Bounds = FREE
+
+    @property
+    def account(self) -> str:
+        """Whose limits count: a key's, or one user's of those that come by the same name."""
+        return f"{JWT} {self.user}" if self.name == JWT else self.name
 
     def allows(self, scope: Scope) -> bool:
         """Whether it may do what needs this scope."""

@@ -69,6 +69,8 @@ class Settings(BaseSettings):
     jwt_secret: kind.SigningSecret = Field(
         None, description="secret that bearer tokens of users are signed with (HS256); with it the server is closed"
     )
+    jwt_turns_per_minute: kind.OptionalLimit = Field(None, description="turns in any minute of each user with a token")
+    jwt_channels: kind.OptionalLimit = Field(None, description="channels at once of each user with a token")
     allow_unprotected: kind.Flag = Field(False, description="listen beyond loopback without a token or keys")
     allowed_hosts: kind.HostPatterns = Field(
         (), description="names the server may be called by as long as it is open, besides localhost, addresses and host"
@@ -187,7 +189,7 @@ class Settings(BaseSettings):
     attachment_request_bytes: kind.Bytes = Field(256 * MIB, description="largest upload of attachments")
     attachment_files_max: kind.Count = Field(20, description="files of one upload of attachments")
     attachment_seconds: kind.PositiveSeconds = Field(60.0, description="time in which an attachment is read, or fails")
-    attachment_readers: kind.Count = Field(2, description="attachments that are read at the same time")
+    attachment_readers: kind.Count = Field(2, description="documents that are read at the same time, besides one text")
     attachment_queue: kind.Count = Field(200, description="attachments that may wait to be read")
     attachment_memory_bytes: kind.Bytes = Field(GIB, description="memory of the process that reads an attachment")
 

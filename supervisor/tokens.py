@@ -4,12 +4,11 @@ from typing import Any, Final
 
 import jwt
 
-from supervisor.auth import SEPARATOR, Principal, Scope
+from supervisor.auth import FREE, JWT, SEPARATOR, Bounds, Principal, Scope
 from supervisor.causes import Cause, Refusal
 
 ALGORITHMS: Final = ("HS256",)
 MOST_USER: Final = 256  # characters
-NAME: Final = "jwt"  # of the principal: who exactly it is, its user tells
 _CHECKED: Final[Any] = {
     "verify_exp": True,
     **dict.fromkeys(("verify_nbf", "verify_iat", "verify_aud", "verify_iss", "verify_jti"), False),
@@ -19,7 +18,9 @@ _CHECKED: Final[Any] = {
 class Tokens:
     """Checks tokens. Their `sub` is the user, `exp` is enforced if it is there, other claims are ignored."""
 
-    def __init__(self, secret: str) -> None:
+    def __init__(self, secret: str, bounds: Bounds = FREE) -> None:
+        """`bounds` are those of each user."""
+        self._bounds = bounds
         self._secret = secret.encode("utf-8", "surrogateescape")
 
     def principal(self, token: bytes) -> Principal:
@@ -30,7 +31,7 @@ class Tokens:
             raise Refusal(Cause.TOKEN_EXPIRED) from None
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError, OverflowError):
             raise Refusal(Cause.TOKEN_INVALID) from None
-        return Principal(NAME, user_of(claims.get("sub")), scopes=frozenset({Scope.TURNS}))
+        return Principal(JWT, user_of(claims.get("sub")), scopes=frozenset({Scope.TURNS}), bounds=self._bounds)
 
 
 def user_of(subject: object) -> str:

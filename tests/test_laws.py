@@ -37,6 +37,7 @@ PURE = (
     "supervisor.http.dialects.data_lines",
     "supervisor.http.dialects.docsgpt_errors",
     "supervisor.http.dialects.docsgpt_frames",
+    "supervisor.http.dialects.halves",
     "supervisor.http.dialects.huawei_errors",
     "supervisor.http.envelope",
     "supervisor.http.huawei_paths",

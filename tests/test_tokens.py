@@ -8,7 +8,7 @@ from typing import Any
 import jwt
 import pytest
 
-from supervisor.auth import Principal, Scope
+from supervisor.auth import Bounds, Principal, Scope
 from supervisor.causes import Cause, Refusal
 from supervisor.tokens import MOST_USER, Tokens, user_of
 
@@ -37,8 +37,8 @@ def cause_of(token: bytes) -> Cause:
     "claims",
     [
         {},
-        {"exp": int(time.time()) + 60},
-        {"exp": time.time() + 60.5},
+        {"exp": int(time.time()) + 86_400},
+        {"exp": time.time() + 86_400.5},
         {"iat": int(time.time()) + 10_000, "nbf": int(time.time()) + 10_000},  # other claims are ignored
         {"aud": "somebody else", "iss": "x", "jti": 7, "admin": True},
     ],
@@ -91,6 +91,13 @@ def test_a_subject_that_is_no_text(subject: Any) -> None:
 def test_an_expired_one() -> None:
     assert cause_of(signed(exp=int(time.time()) - 1)) is Cause.TOKEN_EXPIRED
     assert cause_of(signed(OTHER, exp=1)) is Cause.TOKEN_INVALID
+
+
+def test_each_user_has_limits_of_its_own() -> None:
+    bounds = Bounds(turns_per_minute=5, channels=2)
+    ada, bob = (Tokens(SECRET, bounds).principal(signed(sub=user)) for user in ("ada", "bob"))
+    assert ada.bounds == bob.bounds == bounds
+    assert len({ada.account, bob.account, Principal("jwt2").account, Principal("k", "ada").account}) == 4
 
 
 @pytest.mark.parametrize(

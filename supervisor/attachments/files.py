@@ -7,6 +7,7 @@ Every method blocks.
 import contextlib
 import os
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -20,6 +21,7 @@ log = structlog.get_logger("supervisor.attachments")
 
 INCOMING: Final = ".incoming-"
 OWNER_LETTERS: Final = 64
+TRIES: Final = 10  # an owner's folder goes with the last attachment in it, perhaps just when another one comes
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _BELOW: Final = _FOLDER | os.O_NOFOLLOW
@@ -52,17 +54,13 @@ class AttachmentFiles:
 
     def keep(self, received: Path, owner: str, attachment_id: str, name: str) -> None:
         """Move a received file to its place, which is new. Raises OSError; then the place is not there."""
-        with _opened(self._root) as root:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(owner, 0o700, dir_fd=root)
-            with _opened(owner, root) as folder:
-                os.mkdir(attachment_id, 0o700, dir_fd=folder)
-                try:
-                    with _opened(attachment_id, folder) as place:
-                        os.rename(received, name, dst_dir_fd=place)
-                except OSError:
-                    os.rmdir(attachment_id, dir_fd=folder)
-                    raise
+        with _opened(self._root) as root, self._new(root, owner, attachment_id) as folder:
+            try:
+                with _opened(attachment_id, folder) as place:
+                    os.rename(received, name, dst_dir_fd=place)
+            except OSError:
+                os.rmdir(attachment_id, dir_fd=folder)
+                raise
 
     def is_there(self, owner: str, attachment_id: str, name: str, size: int) -> bool:
         """Whether a file lies in its place, whole."""
@@ -105,11 +103,32 @@ class AttachmentFiles:
         with contextlib.suppress(OSError):  # others are in it
             folder.rmdir()
 
-    def listing(self) -> Iterator[tuple[str, str]]:
-        """Owner and id of all attachments that lie there; what else is there is none of ours. Raises OSError."""
+    def listing(self, before: float) -> Iterator[tuple[str, str]]:
+        """Owner and id of all attachments whose folders have not changed since a time. Raises OSError.
+
+        What else is there is none of ours.
+        """
         for owner in _folders(self._root):
             if len(owner.name) == OWNER_LETTERS:
-                yield from ((owner.name, entry.name) for entry in _folders(owner) if is_id(entry.name))
+                found = (entry.name for entry in _folders(owner) if is_id(entry.name) and _changed(entry) < before)
+                yield from ((owner.name, attachment_id) for attachment_id in found)
+
+    @contextlib.contextmanager
+    def _new(self, root: int, owner: str, attachment_id: str) -> Iterator[int]:
+        """The folder of an owner, with a new one for an attachment in it. Raises OSError."""
+        for left in reversed(range(TRIES)):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(owner, 0o700, dir_fd=root)
+            with contextlib.ExitStack() as opened:
+                try:
+                    folder = opened.enter_context(_opened(owner, root))
+                    os.mkdir(attachment_id, 0o700, dir_fd=folder)
+                except FileNotFoundError:  # it has just gone with the last attachment that was in it
+                    if not left:
+                        raise
+                    continue
+                yield folder
+                return
 
     @contextlib.contextmanager
     def _place(self, owner: str, attachment_id: str) -> Iterator[int]:
@@ -141,6 +160,14 @@ def _opened(folder: Path | str, parent: int | None = None) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def _changed(folder: Path) -> float:
+    """When something came into a folder, or left it; now for one that has just gone."""
+    try:
+        return folder.lstat().st_mtime
+    except OSError:
+        return time.time()
 
 
 def _folders(path: Path) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""Reads files in processes of their own, so many at once; the others wait, but not for ever."""
+"""Reads files in processes of their own, so many at once; owners take turns, and nothing waits for ever."""
 
 import asyncio
 import itertools
@@ -11,6 +11,7 @@ from typing import Final
 import structlog
 
 from supervisor.attachments.reading import DIED, NOT_STARTED, Finding, Reading
+from supervisor.attachments.slots import Slots
 from supervisor.processes.spawner import SpawnerClient
 from worker.spawn import INSTANCE_VARIABLE, Limits, instance_of
 
@@ -18,7 +19,8 @@ log = structlog.get_logger("supervisor.attachments")
 
 # What Python needs to find itself and its modules, and the locale. No secret, and nothing of ours.
 ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
-WAIT_SHARE: Final = 0.5  # of the time a file has; what waits longer would not be read in time
+WAIT_SHARE: Final = 0.8  # of the time a file has; what waits longer would hardly be read in time
+LIGHT: Final = frozenset({"text", "unknown"})  # kinds that need no library: read in a moment, whoever floods the others
 TRIES: Final = 2  # a spawner that died is replaced
 LEAST_SECONDS: Final = 0.05
 BUSY: Final = "Too many files wait to be read; try again later"
@@ -27,7 +29,7 @@ MIB: Final = 1024 * 1024
 
 
 class Readers:
-    """Starts readers, at most `at_once` of them. `read` may be called for any number of files."""
+    """Starts readers, at most `at_once` of them and one for plain text. `read` takes any number of files."""
 
     def __init__(
         self,
@@ -53,31 +55,32 @@ class Readers:
             file_bytes=16 * MIB,
             cpu_seconds=math.ceil(seconds) + 1,
         )
-        self._slots = asyncio.Semaphore(at_once)
+        self._slots = Slots(at_once)
+        self._light = Slots(1)
         self._prefix = secrets.token_hex(12)  # of a length that no channel's id has
         self._numbers = itertools.count(1)
 
-    async def read(self, path: Path, kind: str, told: Callable[[int], None]) -> Finding:
+    async def read(self, owner: str, path: Path, kind: str, told: Callable[[int], None]) -> Finding:
         """What there is to be read in a file; `told` hears 0 when a process begins, then percents.
 
-        Never raises but when it is cancelled; then no process is left.
+        Owners take turns. Never raises but when it is cancelled; then no process is left.
         """
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self._seconds
+        until = asyncio.get_running_loop().time() + self._seconds
+        slots = self._light if kind in LIGHT else self._slots
         try:
-            async with asyncio.timeout(self._seconds * WAIT_SHARE):
-                await self._slots.acquire()
-        except TimeoutError:
+            async with slots.held(owner, self._seconds * WAIT_SHARE):
+                return await self._read(path, kind, until, told)
+        except TimeoutError:  # of the slot: reading has none that comes out
             return Finding(failure=BUSY)
-        try:
-            told(0)
-            for _ in range(TRIES):
-                finding = await self._try(path, kind, max(until - loop.time(), LEAST_SECONDS), told)
-                if not finding.lost:
-                    return finding
-            return Finding(failure=DIED)
-        finally:
-            self._slots.release()
+
+    async def _read(self, path: Path, kind: str, until: float, told: Callable[[int], None]) -> Finding:
+        told(0)
+        for _ in range(TRIES):
+            left = until - asyncio.get_running_loop().time()
+            finding = await self._try(path, kind, max(left, LEAST_SECONDS), told)
+            if not finding.lost:
+                return finding
+        return Finding(failure=DIED)
 
     async def _try(self, path: Path, kind: str, seconds: float, told: Callable[[int], None]) -> Finding:
         reading_id = f"{self._prefix}-{next(self._numbers)}"

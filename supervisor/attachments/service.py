@@ -113,8 +113,7 @@ class Attachments:
         self._books.open(await self._rows.totals())
         left = await self._rows.unfinished()
         for row in left:
-            state = TaskState(id=row.task, attachment_id=row.id, name=row.name, mime_type=row.mime_type)
-            self._begin(_Entry(row.owner, row.size, state))
+            self._begin(_Entry(row.owner, row.size, _state_of(row)))
         self._keeper = asyncio.create_task(self._retention.run(), name="attachments kept")
         log.info("attachments.opened", bytes=self._books.total, unfinished=len(left))
 
@@ -282,7 +281,8 @@ class Attachments:
             state.begin()
             state.advance(current)
 
-        return await self._readers.read(self._files.path(entry.owner, entry.id, state.name), kind, told)
+        path = self._files.path(entry.owner, entry.id, state.name)
+        return await self._readers.read(entry.owner, path, kind, told)
 
     async def _keep_text(self, entry: _Entry, finding: Finding) -> Finding:
         """What was found, its text beside the file."""
@@ -379,6 +379,8 @@ def _state_of(row: AttachmentRow) -> TaskState:
         state.succeed(row.tokens)
     elif row.succeeded is False:
         state.fail(row.detail)
+    else:
+        state.resume()
     return state
 
 

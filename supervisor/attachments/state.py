@@ -42,6 +42,11 @@ class TaskState:
         if self.status is Status.PENDING:
             self.status = Status.STARTED
 
+    def resume(self) -> None:
+        """Another server may have told how much was read, so no state before that is told."""
+        if not self.over:
+            self.status = Status.PROGRESS
+
     def advance(self, current: int) -> None:
         """So much was read; what was read before stays read."""
         if not self.over and current > self.current:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import orjson
 
@@ -14,6 +14,9 @@ from supervisor.channels.lifecycle import State
 from supervisor.processes.link import Link, LinkFullError
 from worker.frames import Down, Frame, FrameError
 
+if TYPE_CHECKING:
+    from supervisor.channels.requests import Owner
+
 MOST_INLINE: Final = 64 * 1024  # of a turn's request; more goes by a file
 LEAST_INTEGER: Final = -(2**63)  # of those that orjson takes
 MOST_INTEGER: Final = 2**64 - 1
@@ -23,6 +26,7 @@ class Asked(Protocol):
     """The channel whose worker is asked."""
 
     name: str
+    owner: "Owner"
     graph_name: str
     foreign: bool
     state: State
@@ -46,12 +50,13 @@ class Asking:
         """
         data = await _encoded(request)
         channel = self._channel
+        shown = channel.owner.shown(channel.name)
         if channel.state is not State.RUNNING:
-            raise Refusal(Cause.CHANNEL_UNKNOWN, f"channel {channel.name!r} is {channel.state.value}")
+            raise Refusal(Cause.CHANNEL_UNKNOWN, f"channel {shown!r} is {channel.state.value}")
         if channel.foreign or not self._hearing.handles(kind):
             raise Refusal(Cause.NOT_IMPLEMENTED, f"graph {channel.graph_name!r} does not implement {kind}")
         if self._hearing.busy:
-            raise Refusal(Cause.SESSION_BUSY, f"channel {channel.name!r} is at another turn")
+            raise Refusal(Cause.SESSION_BUSY, f"channel {shown!r} is at another turn")
         frame: Frame = {"t": Down.TURN.value, "turn": listener.id, "kind": kind}
         self._hearing.listen(listener)
         name = f"turn-{listener.id}.json"

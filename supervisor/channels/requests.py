@@ -22,6 +22,10 @@ class Owner:
         """A channel's name in the whole server: two users may each have a channel of the same name."""
         return f"{self.space}{SEPARATOR}{name}" if self.space else name
 
+    def shown(self, name: str) -> str:
+        """A channel's name as its owner calls it; another's is shown whole."""
+        return name.removeprefix(self.qualified("")) if self.space else name
+
 
 NOBODY: Final = Owner()
 

@@ -15,7 +15,7 @@ from supervisor.channels.channel import Channel
 from supervisor.channels.lease import timeout_of
 from supervisor.channels.lifecycle import Event, State
 from supervisor.channels.preparation import Preparation
-from supervisor.channels.requests import Owner, StartRequest, check_channel_name
+from supervisor.channels.requests import SEPARATOR, Owner, StartRequest, check_channel_name
 from supervisor.channels.surroundings import Surroundings
 from supervisor.ports import PortAllocator
 from worker.spawn import Receipt, instance_of
@@ -67,7 +67,8 @@ class ChannelTable:
             raise Refusal(Cause.SHUTTING_DOWN)
         if len(self._channels) >= settings.workers_max:
             raise Refusal(Cause.WORKERS_LIMIT, f"all {settings.workers_max} worker slots are taken")
-        if request.name in self._channels:
+        # A name that no channel may have is none that is taken: it may be another user's whole one.
+        if SEPARATOR not in request.channel_name and request.name in self._channels:
             raise Refusal(Cause.CHANNEL_EXISTS)
         self._check_owner(request.owner)
         self._check_graph_limit(request.graph_name, None)

@@ -163,7 +163,8 @@ class ChannelsApi:
         if wanted.session is not None:
             other = self._table.of_session(wanted.graph_name, wanted.user, wanted.session)
             if other is not None:
-                raise Refusal(Cause.CHANNEL_EXISTS, f"session {wanted.session!r} has channel {other.name!r} already")
+                shown = wanted.owner.shown(other.name)
+                raise Refusal(Cause.CHANNEL_EXISTS, f"session {wanted.session!r} has channel {shown!r} already")
         return await self._table.start(wanted)
 
     async def show(self, request: web.Request) -> web.Response:
@@ -181,7 +182,7 @@ class ChannelsApi:
         if self._overridable is not None:
             check_overridable(changes, self._overridable)
         if channel.state is not State.RUNNING:
-            raise Refusal(Cause.CHANNEL_UNKNOWN, f"channel {channel.name!r} is {channel.state.value}")
+            raise Refusal(Cause.CHANNEL_UNKNOWN, f"channel {_name(request)!r} is {channel.state.value}")
         if changes:
             await self._owned.finish(channel.asking.update(changes))
         return native({"name": _name(request), "nodes": nodes_json(channel)})

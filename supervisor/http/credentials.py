@@ -1,10 +1,10 @@
 """Who asks: found by the secret in a header, or by a key that DocsGPT's clients send in the body or the form."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from supervisor.auth import ANYBODY, Principal, Scope
+from supervisor.auth import ANYBODY, SEPARATOR, Principal, Scope
 from supervisor.causes import Cause, Refusal
 from supervisor.http.principals import enter, require
 from supervisor.http.request_keys import PRINCIPAL
@@ -12,6 +12,9 @@ from supervisor.http.request_keys import PRINCIPAL
 if TYPE_CHECKING:
     from supervisor.keys import Keyring
     from supervisor.tokens import Tokens
+
+
+LOCAL_USER: Final = "local"  # as published: whoever asks an open server
 
 
 class Credentials:
@@ -60,6 +63,13 @@ class Credentials:
             raise Refusal(Cause.KEY_UNKNOWN)
         enter(request, principal)
         require(request, Scope.TURNS)
+
+    @staticmethod
+    def owner(principal: Principal) -> str:
+        """The user whose conversations and attachments a principal has; of one without a user, a name that none has."""
+        if principal.user:
+            return principal.user
+        return LOCAL_USER if principal is ANYBODY else f"{SEPARATOR}{principal.name}"
 
     def caller(self, request: web.Request) -> Principal:
         """Who asks: by the key, else by the header, else anybody while the server is open.

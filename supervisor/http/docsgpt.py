@@ -34,7 +34,6 @@ log = structlog.get_logger("supervisor.docsgpt")
 
 LEAST_BODY: Final = 16 * 1024 * 1024  # bytes that have to be taken: a long history comes along
 JSON: Final = "application/json"
-LOCAL: Final = "local"  # whose turns those are that nobody in particular asks
 MOST_SHOWN: Final = 100
 PAGES: Final = ("Origin", "Sec-Fetch-Mode")  # headers that pages in browsers send, and their like
 
@@ -102,7 +101,7 @@ class DocsGptApi:
     async def feedback(self, request: web.Request) -> web.Response:
         """``POST /api/feedback``: what somebody thinks of an answer. It goes to the log."""
         said = await self._read(request, docsgpt_request.feedback)
-        user = _user_of(self._caller(request, said.api_key))
+        user = self._credentials.owner(self._caller(request, said.api_key))
         if not await self._is_there(user, said.conversation):
             raise Refusal(Cause.CONVERSATION_UNKNOWN)
         log.info(
@@ -115,7 +114,7 @@ class DocsGptApi:
         principal = self._caller(request, asked.api_key)
         graph = self._agent(principal, asked)
         options = self._catalog.options(graph) or GraphOptions()
-        user = _user_of(principal)
+        user = self._credentials.owner(principal)
         files = await self._given(user, asked.attachments)
         found = [file for file in files if file is not None]
         wanted = asked.turn_request(
@@ -177,8 +176,3 @@ class DocsGptApi:
             return bool(await self._conversations.conversation(ConversationKey("", user, conversation), limit=1))
         except StoreError as error:
             raise Refusal(Cause.STORE_UNAVAILABLE, str(error)) from error
-
-
-def _user_of(principal: "Principal") -> str:
-    """Whose the conversations and attachments are."""
-    return principal.user or LOCAL

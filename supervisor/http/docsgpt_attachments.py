@@ -11,10 +11,10 @@ from supervisor.attachments.names import name_of
 from supervisor.attachments.service import Attachments, BusyRefusal, Received
 from supervisor.attachments.state import Status, TaskState
 from supervisor.causes import EXPLANATIONS, Cause, Refusal
-from supervisor.http.allowance import Allowance
+from supervisor.http.arrivals import Arrival, Arrivals
 from supervisor.http.early import answer_early
 from supervisor.http.envelope import ROWS, encode
-from supervisor.http.forms import Bounds, Form, Spool, discard
+from supervisor.http.forms import Bounds, Form, Pace, Spool, discard
 from supervisor.http.replies import error_reply, json_reply
 from supervisor.store.errors import StoreError
 
@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 STORE: Final = "/api/store_attachment"
 TASK: Final = "/api/task_status"
 
-LOCAL_USER: Final = "local"  # whose uploads are that nobody in particular makes
 MOST_FIELDS: Final = 64  # of a form, besides its files
 MOST_KEY: Final = 4096  # bytes
 IDLE_SECONDS: Final = 30.0
 FORM_SECONDS: Final = 600.0
+PACE: Final = 1024  # bytes a second, for as long as it is not known who sends them
+PACE_SECONDS: Final = 30.0
 RETRY_SECONDS: Final = 5
 NO_SPACE: Final = 507
 BUSY: Final = 503
@@ -45,18 +46,16 @@ TEXTS: Final = {
 class _Batch:
     """The files of one form so far: those that were received, what is wrong with the others, and their bytes."""
 
-    allowance: Allowance
+    arrival: Arrival
     received: dict[int, Received] = field(default_factory=dict)  # by their place in the form
     errors: list[dict[str, Any]] = field(default_factory=list)
     sent: int = 0
-    size: int = 0
 
     def clear(self) -> None:
         """Remove what was not accepted, and count nothing any more."""
         for one in self.received.values():
             discard(one.path)
-        self.allowance.give(self.size)
-        self.size = 0
+        self.arrival.clear()
 
 
 class _TooLargeError(Exception):
@@ -72,10 +71,7 @@ class AttachmentsApi:
         self._file_bytes = settings.attachment_file_bytes
         self._request_bytes = settings.attachment_request_bytes
         self._files_max = settings.attachment_files_max
-        # Apart, so that those who do not say who they are do not take the room of those who do.
-        self._arriving = {
-            known: Allowance(settings.upload_total_bytes, "the attachments that arrive now") for known in (True, False)
-        }
+        self._arrivals = Arrivals(settings.upload_total_bytes, settings.attachment_request_bytes)
 
     def routes(self) -> list[web.RouteDef]:
         """The routes of this API."""
@@ -107,12 +103,14 @@ class AttachmentsApi:
         self._attachments.check_room()
         if request.content_type != "multipart/form-data":
             raise Refusal(Cause.BODY_INVALID)
-        batch = _Batch(self._arriving[self._is_known(request)])
+        batch = _Batch(Arrival(self._arrivals, request.remote or ""))
+        if self._is_known(request):
+            batch.arrival.know()
         try:
             await self._receive(request, batch)
             if not batch.sent:
                 raise Refusal(Cause.BODY_INVALID)
-            user = self._credentials.caller(request).user or LOCAL_USER
+            user = self._credentials.owner(self._credentials.caller(request))
             if not batch.received:
                 message = f"File exceeds the {self._file_bytes}-byte upload limit"
                 body = {"success": False, "message": message, "errors": batch.errors}
@@ -126,6 +124,7 @@ class AttachmentsApi:
         form = Form(
             request,
             Bounds(self._request_bytes, self._files_max + MOST_FIELDS, MOST_KEY, IDLE_SECONDS, FORM_SECONDS),
+            Pace(0 if batch.arrival.known else PACE, PACE_SECONDS),
         )
         async with form.reading() as parts:
             async for part in parts:
@@ -133,6 +132,9 @@ class AttachmentsApi:
                     await self._take(form, part, batch)
                 elif part.name == "api_key":
                     self._credentials.take_key(request, await _key(form, part))
+                    if self._is_known(request):  # else the key was empty
+                        batch.arrival.know()
+                        form.hurry_no_more()
                 else:
                     await form.skip(part)
 
@@ -156,8 +158,7 @@ class AttachmentsApi:
         try:
             spool.create()
             while chunk := await form.chunk(part):
-                batch.allowance.take(len(chunk))
-                batch.size += len(chunk)
+                batch.arrival.take(len(chunk))
                 size += len(chunk)
                 if size > self._file_bytes:
                     raise _TooLargeError  # noqa: TRY301 - what is done about it is done in one place
@@ -165,8 +166,7 @@ class AttachmentsApi:
             await spool.flush()
         except BaseException:
             discard(spool.path)
-            batch.allowance.give(size)
-            batch.size -= size
+            batch.arrival.give(size)
             raise
         batch.received[index] = Received(spool.path, name, size)
 

@@ -141,7 +141,7 @@ class Door:
         path = request.rel_url.path_safe  # by which it was routed
         header = request.headers.get(hdrs.AUTHORIZATION, "")
         if path in docsgpt_paths.PATHS:  # the body may have a key that counts more; its handler looks
-            principal = self._credentials.bearer(_bearer(header) or _secret(header))
+            principal = self._credentials.bearer(_bearer(header, needs_scheme=False))
             if principal is None:
                 if self._credentials.open:
                     self._check_host(request)
@@ -208,10 +208,12 @@ class Door:
         )
 
 
-def _bearer(header: str) -> bytes | None:
+def _bearer(header: str, *, needs_scheme: bool = True) -> bytes | None:
     """The token or key of a header Authorization."""
-    scheme, _, given = header.partition(" ")
-    return _secret(given) if scheme.lower() == "bearer" else None
+    scheme, _, given = header.strip().partition(" ")
+    if scheme.lower() == "bearer":
+        return _secret(given)
+    return None if needs_scheme else _secret(header)
 
 
 def _secret(given: str) -> bytes | None:

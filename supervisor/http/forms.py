@@ -53,19 +53,32 @@ class Bounds:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast a form has to arrive: so many bytes a second, in every `seconds` of it; 0: as it likes."""
+
+    rate: int
+    seconds: float
+
+
+ANY_PACE: Final = Pace(0, 0.0)
+
+
 class Form:
     """One form while it arrives. Use it within `reading`."""
 
-    def __init__(self, request: web.Request, bounds: Bounds) -> None:
+    def __init__(self, request: web.Request, bounds: Bounds, pace: Pace = ANY_PACE) -> None:
         self._request = request
         self._bounds = bounds
+        self._pace = pace
+        self._mark = (asyncio.get_running_loop().time(), 0)  # when its pace was measured last, and what was there then
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncIterator[BodyPartReader]]:
         """The parts, one after the other.
 
-        Raises Refusal(BODY_INVALID) for a form that is malformed, has too many parts or does not arrive in time, and
-        Refusal(BODY_TOO_LARGE).
+        Raises Refusal(BODY_INVALID) for a form that is malformed, has too many parts or does not arrive in time or at
+        its pace, and Refusal(BODY_TOO_LARGE).
         """
         bounds = self._bounds
         self.check_size(self._request.content_length or 0)
@@ -88,7 +101,7 @@ class Form:
         for _ in range(most):
             async with asyncio.timeout(self._bounds.idle_seconds):
                 part = await reader.next()
-            self.check_size(request.content.total_bytes)
+            self._check()
             if part is None:
                 return
             if not isinstance(part, BodyPartReader):
@@ -101,7 +114,7 @@ class Form:
         async with asyncio.timeout(self._bounds.idle_seconds):
             while not part.at_eof():
                 if chunk := await part.read_chunk(CHUNK):
-                    self.check_size(self._request.content.total_bytes)
+                    self._check()
                     return chunk
         return b""
 
@@ -122,6 +135,20 @@ class Form:
         """Read a part to its end and forget it."""
         while await self.chunk(part):
             pass
+
+    def hurry_no_more(self) -> None:
+        """Let the rest arrive as it likes."""
+        self._pace = ANY_PACE
+
+    def _check(self) -> None:
+        size, now = self._request.content.total_bytes, asyncio.get_running_loop().time()
+        self.check_size(size)
+        began, before = self._mark
+        if self._pace.rate and now - began >= self._pace.seconds:
+            # Since the last time, not on the whole: else one may send much at once and then next to nothing.
+            if size - before < self._pace.rate * (now - began):
+                raise Refusal(Cause.BODY_INVALID, f"the form arrives at less than {self._pace.rate} bytes a second")
+            self._mark = (now, size)
 
     def check_size(self, size: int) -> None:
         """Raises Refusal(BODY_TOO_LARGE) when the form has more bytes than it may."""

@@ -27,8 +27,9 @@ def enter(request: web.Request, principal: Principal) -> None:
     request[PRINCIPAL] = principal
     if principal is ANYBODY or principal is MASTER:
         return
+    notes = {name: value for name, value in request.get(NOTES, {}).items() if name != "user"}
     about = {"key": principal.name, "user": principal.user} if principal.user else {"key": principal.name}
-    request[NOTES] = {**request.get(NOTES, {}), **about}
+    request[NOTES] = notes | about
     origins = principal.bounds.origins
     origin = request.headers.get(hdrs.ORIGIN)
     if origins and origin is not None and origin.lower() not in origins:
@@ -47,7 +48,7 @@ def require(request: web.Request, *scopes: Scope) -> None:
 def owner_of(request: web.Request) -> Owner:
     """Whose the channels are that a request starts."""
     principal = request[PRINCIPAL]
-    return Owner(principal.user, principal.name, principal.bounds.channels)
+    return Owner(principal.user, principal.account, principal.bounds.channels)
 
 
 def bound(request: web.Request, wanted: TurnRequest) -> TurnRequest:
@@ -122,5 +123,4 @@ def as_named(request: web.Request, user: str) -> str:
 
 def shown_name(request: web.Request, name: str) -> str:
     """A channel's name as who asks calls it: without the user whose it is, if that is who asks."""
-    user = request[PRINCIPAL].user
-    return name.removeprefix(Owner(user).qualified("")) if user else name
+    return Owner(request[PRINCIPAL].user).shown(name)

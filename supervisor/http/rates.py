@@ -1,8 +1,10 @@
 """How many turns a key may ask in a minute: a window that slides. Pure."""
 
 from collections import deque
+from typing import Final
 
-WINDOW_SECONDS = 60.0
+WINDOW_SECONDS: Final = 60.0
+MOST_KEYS: Final = 10_000  # that are remembered though they have not asked for a minute
 
 
 class Rates:
@@ -16,6 +18,10 @@ class Rates:
 
         0.0: it may, and was counted.
         """
+        if len(self._asked) >= MOST_KEYS:
+            self._asked = {
+                name: times for name, times in self._asked.items() if times and times[-1] > now - WINDOW_SECONDS
+            }
         asked = self._asked.setdefault(key, deque())
         while asked and asked[0] <= now - WINDOW_SECONDS:
             asked.popleft()

@@ -89,10 +89,23 @@ class AttachmentRows:
         """Those of this server that have not ended, oldest first."""
         return await self._rows(attachments.c.ended_at.is_(None), *self._ours)
 
-    async def older(self, before: float, most: int) -> list[AttachmentRow]:
-        """Some that have ended and were uploaded to this server before a time, `most` of them, oldest first."""
+    async def older(self, before: float, most: int, skipped: int = 0) -> list[AttachmentRow]:
+        """Some that have ended and were uploaded to this server before a time, `most` of them, oldest first.
+
+        Without the first `skipped` ones.
+        """
         is_old = attachments.c.created_at < before
-        return await self._rows(is_old, attachments.c.ended_at.is_not(None), *self._ours, most=most)
+        has_ended = attachments.c.ended_at.is_not(None)
+        return await self._rows(is_old, has_ended, *self._ours, most=most, skipped=skipped)
+
+    async def left(self, before: float, most: int) -> list[AttachmentRow]:
+        """Some that were uploaded to other servers before a time and have not ended, `most` of them, oldest first."""
+        if not self._ours:
+            return []
+        is_old = attachments.c.created_at < before
+        return await self._rows(
+            is_old, attachments.c.ended_at.is_(None), attachments.c.instance != self._instance, most=most
+        )
 
     async def totals(self) -> dict[str, int]:
         """How many bytes the attachments of this server take, by their owners."""
@@ -106,9 +119,13 @@ class AttachmentRows:
         """Remove one from the record; False when there was none. Raises StoreError."""
         return bool(await self._erase(Stage.DELETE_ATTACHMENT, {"attachment": attachment_id}))
 
-    async def _rows(self, *conditions: ColumnElement[bool], most: int | None = None) -> list[AttachmentRow]:
+    async def _rows(
+        self, *conditions: ColumnElement[bool], most: int | None = None, skipped: int = 0
+    ) -> list[AttachmentRow]:
         await self._settled()
         query = select(attachments).where(*conditions).order_by(attachments.c.number).limit(most)
+        if skipped:
+            query = query.offset(skipped)
         found = await self._database.read(lambda connection: connection.execute(query))
         return [row_of(row) for row in found.mappings()]
 

@@ -90,19 +90,19 @@ class Conversations:
         async def read(connection: AsyncConnection) -> Conversation:
             found = (
                 await connection.execute(
-                    select(conversations.c.state, conversations.c.turns).where(conversations.c.id == key.id)
+                    select(conversations.c.state, conversations.c.turns, conversations.c.graph).where(
+                        conversations.c.id == key.id
+                    )
                 )
             ).first()
             if found is None:
                 return Conversation()
-            newest_first = select(turns.c.graph).where(turns.c.conversation == key.id).order_by(desc(turns.c.number))
-            graph = await connection.scalar(newest_first.limit(1)) or ""
             first = None if before is None else await _number_of(connection, key, before)
             history = await self._history(connection, key, first)
             if first is None:
-                return Conversation(history, from_json(found.state) or {}, found.turns, graph)
+                return Conversation(history, from_json(found.state) or {}, found.turns, found.graph)
             earlier = [] if history else await _earlier(connection, first)
-            return Conversation(history, {}, found.turns, graph, first, earlier)
+            return Conversation(history, {}, found.turns, found.graph, first, earlier)
 
         return await self._database.read(read)
 
@@ -233,7 +233,7 @@ def begun_work(record: TurnBegun, instance: str, done: asyncio.Future[int]) -> W
     if key is None:
         return Work(((Stage.TURN_BEGUN, row),), budget.used + ROW_BYTES, kept=False, done=done)
     row |= {"conversation": key.id, "session": name_of(key.session)}
-    conversation = {"id": key.id, "graph": name_of(key.graph), "user": row["user"], "session": row["session"]}
+    conversation = {"id": key.id, "graph": row["graph"], "user": row["user"], "session": row["session"]}
     conversation |= {"created_at": record.begun_at, "used_at": record.begun_at, "turns": 1}
     return Work(
         ((Stage.CONVERSATION, conversation), (Stage.TURN_BEGUN, row)), budget.used + ROW_BYTES, kept=False, done=done

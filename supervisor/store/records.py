@@ -28,8 +28,9 @@ class ConversationKey:
 class Conversation:
     """What was said before: messages ``{role, content}``, oldest first, bounded; the agent's state; turns so far.
 
-    `graph` is the one that was asked last. Read up to one of its turns, it has no state, `first` is that turn's number,
-    and `earlier` what the caller said was said before the first turn if it is that one; beyond its end it is whole.
+    `graph` is the one whose agent's state it is. Read up to one of its turns, it has no state, `first` is that turn's
+    number, and `earlier` what the caller said was said before the first turn if it is that one; beyond its end it is
+    whole.
     """
 
     history: list[dict[str, Any]] = field(default_factory=list)

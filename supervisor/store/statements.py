@@ -119,7 +119,10 @@ def statements_for(dialect: str) -> dict[Stage, UpdateBase]:
                 conversations.c.id
                 == select(turns.c.conversation).where(turns.c.id == bindparam("turn")).scalar_subquery()
             )
-            .values(state=bindparam("new_state"))
+            .values(  # whose state it is, where several graphs share the conversation
+                state=bindparam("new_state"),
+                graph=select(turns.c.graph).where(turns.c.id == bindparam("turn")).scalar_subquery(),
+            )
         ),
         Stage.RESPONSE_BEGUN: insert(responses).inline().on_conflict_do_nothing(index_elements=["id"]),
         Stage.RESPONSE_ENDED: _end_response(),

@@ -1,6 +1,6 @@
 """What is kept of turns: the conversation a session goes on with, and the record of each turn."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
@@ -24,9 +24,9 @@ log = structlog.get_logger("supervisor.archive")
 class Conversation:
     """What was said in a session before, oldest first, and what its agent wants to remember.
 
-    `known`: there is such a conversation; `graph` is the one that answered last. It was read up to the turn at place
-    `before` (None: whole), whose number is `first` (None: beyond the end), `earlier` what was said before that if it
-    was the very first. `is_reset`: the state begins anew with its next turn, whose agent is another one, or must not
+    `known`: there is such a conversation; `graph` is the one whose agent's state it is. It was read up to the turn at
+    place `before` (None: whole), whose number is `first` (None: beyond the end), `earlier` what was said before that if
+    it was the very first. `is_reset`: the state begins anew with its next turn, whose agent is another one, or must not
     know of turns that were taken back.
     """
 
@@ -39,10 +39,10 @@ class Conversation:
     earlier: list[dict[str, Any]] = field(default_factory=list)
     is_reset: bool = False
 
-    def turn_to(self, graph: str) -> None:
-        """Another graph may answer next: of its predecessor's agent it gets no state."""
-        if self.graph not in ("", name_of(graph)):
-            self.state, self.is_reset = {}, True
+    def for_graph(self, graph: str) -> "Conversation":
+        """As this graph's agent may have it: without the state of another one's."""
+        own = self.graph in ("", name_of(graph))
+        return self if own else replace(self, state={}, is_reset=True)
 
 
 class Archive(Protocol):
@@ -116,7 +116,7 @@ class StoreArchive:
             await self._store.begin_turn(record)
         except StoreError as error:
             raise Refusal(Cause.STORE_UNAVAILABLE, str(error)) from error
-        conversation.known, conversation.graph = True, name_of(record.graph)
+        conversation.known = True
 
     async def end(self, turn: Turn, conversation: Conversation | None = None) -> None:
         """Record how it ended, and the state its agent left. What cannot be kept now is kept later, or logged.
@@ -140,7 +140,7 @@ class StoreArchive:
             structured=transcript.structured,
             value=transcript.value,
             has_value=transcript.answers,
-            state={} if turn.state is None and conversation is not None and conversation.is_reset else turn.state,
+            state=_new_state(turn, conversation),
             first=None if conversation is None else conversation.first,
         )
         try:
@@ -150,10 +150,15 @@ class StoreArchive:
 
     def remember(self, conversation: Conversation, turn: Turn) -> None:
         """Add a turn that has ended to the conversation in memory, within the bounds of a history."""
-        conversation.is_reset = False
+        transcript = turn.transcript
+        if conversation.is_reset:
+            if not _has_answered(turn):  # then nothing of it counts, and the store knows the conversation as it is
+                return
+            conversation.is_reset = False
+            conversation.graph = name_of(turn.request.graph)
         if turn.state is not None:
             conversation.state = turn.state
-        transcript = turn.transcript
+            conversation.graph = name_of(turn.request.graph or conversation.graph)
         text = transcript.text
         if not text and transcript.answers:
             text = orjson.dumps(transcript.value).decode()
@@ -168,6 +173,22 @@ class StoreArchive:
             return []
         given = conversation.earlier or turn.request.history
         return newest(_lasting(given), self._most_messages, self._most_bytes)
+
+
+def _has_answered(turn: Turn) -> bool:
+    """Whether a turn that has ended is in the history."""
+    ending, transcript = turn.verdict, turn.transcript
+    return bool(transcript.text) or (ending is not None and ending.completed and transcript.answers)
+
+
+def _new_state(turn: Turn, conversation: Conversation | None) -> dict[str, Any] | None:
+    """The state that is kept with a turn, None: the one there is stays.
+
+    Where it begins anew, one without an answer does not begin it.
+    """
+    if conversation is None or not conversation.is_reset:
+        return turn.state
+    return (turn.state or {}) if _has_answered(turn) else None
 
 
 def _lasting(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

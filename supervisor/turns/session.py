@@ -14,7 +14,7 @@ import structlog
 
 from supervisor.causes import Cause, Refusal
 from supervisor.channels.channel import Channel
-from supervisor.channels.requests import Owner
+from supervisor.channels.requests import SEPARATOR, Owner
 from supervisor.channels.table import LIVE
 from supervisor.turns.archive import Archive, Conversation
 from supervisor.turns.requests import Key, TurnRequest
@@ -151,8 +151,11 @@ class Session:
         if request.store:
             await self._archive.end(turn, conversation)
             self._archive.remember(conversation, turn)
-        if request.replaces is not None or (request.shared and not request.store):
-            self._conversation = None  # what it is from now on, the store knows
+            self._conversation = conversation
+            if conversation.is_reset:  # it did not get to begin anew: what its worker remembers does not count
+                self._primed = None
+            if conversation.is_reset or request.replaces is not None:
+                self._conversation = None  # what it is from now on, the store knows
         channel.asking.end_turn()
         turn.end(ending, last)
 
@@ -163,7 +166,8 @@ class Session:
         for last in (False, True):
             turn.go_ahead()
             turn.channel = channel
-            state = None if self._primed is channel else conversation.state
+            known = self._primed is channel and not conversation.is_reset
+            state = None if known else conversation.state
             try:
                 await channel.asking.begin_turn(turn, request.kind, request.for_worker(history, state))
             except Refusal as refusal:
@@ -229,9 +233,7 @@ class Session:
             self._conversation = Conversation() if self.single else await self._archive.load(self.key, request.replaces)
         if request.continues and not self._conversation.known:
             raise Refusal(Cause.CONVERSATION_UNKNOWN)
-        if request.shared:
-            self._conversation.turn_to(request.graph)
-        return self._conversation
+        return self._conversation.for_graph(request.graph) if request.shared else self._conversation
 
     async def _move(self, request: TurnRequest) -> None:
         """A worker of another graph goes; the session goes on with one of this turn's."""
@@ -246,7 +248,7 @@ class Session:
     def _start(self, request: TurnRequest) -> asyncio.Task[Channel]:
         """Begin to claim a channel. Once it is there, it is not undone by who asked for it: the session has it."""
         if self._pinned:
-            raise Refusal(Cause.CHANNEL_UNKNOWN, f"channel {self.name!r} has ended")
+            raise Refusal(Cause.CHANNEL_UNKNOWN, f"channel {self.name.rpartition(SEPARATOR)[2]!r} has ended")
         self.channel = None
         starting = self._home.own(self._home.claim(self.key, self.name, request), f"start of {self.name}")
         starting.add_done_callback(self._started)

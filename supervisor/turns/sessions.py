@@ -132,13 +132,14 @@ class Sessions:
     def _of_channel(self, name: str, graph: str | None = None) -> Session:
         """The session that a channel (of a graph) carries: the one that started it, or one that only asks in it."""
         channel = self._table.get(name)
+        shown = name.rpartition(SEPARATOR)[2]
         if channel is None or channel.state not in LIVE or graph not in (None, channel.graph_name):
-            raise Refusal(Cause.CHANNEL_UNKNOWN, f"no channel {name.rpartition(SEPARATOR)[2]!r} is running")
+            raise Refusal(Cause.CHANNEL_UNKNOWN, f"no channel {shown!r} is running")
         session = self._by_name.get(name)
         if channel.on_demand and session is None:
-            raise Refusal(Cause.CHANNEL_UNKNOWN, f"channel {name!r} is about to end")
+            raise Refusal(Cause.CHANNEL_UNKNOWN, f"channel {shown!r} is about to end")
         if session is not None and session.single:
-            raise Refusal(Cause.SESSION_BUSY, f"channel {name!r} was started for the one turn it is at")
+            raise Refusal(Cause.SESSION_BUSY, f"channel {shown!r} was started for the one turn it is at")
         if session is None or (session.channel is not channel and not channel.on_demand):
             own = channel.session
             key = Key(channel.graph_name, channel.user, f"{UNNAMED}{channel.id}" if own is None else own)
@@ -211,7 +212,8 @@ class Sessions:
 
     def _claim(self, key: Key, wanted: StartRequest) -> Channel:
         if (other := self._table.of_session(*key)) is not None:
-            raise Refusal(Cause.CHANNEL_EXISTS, f"somebody has just started channel {other.name!r} for this session")
+            shown = wanted.owner.shown(other.name)
+            raise Refusal(Cause.CHANNEL_EXISTS, f"somebody has just started channel {shown!r} for this session")
         return self._table.claim(wanted)
 
     async def _gone(self, name: str) -> None:
@@ -222,7 +224,7 @@ class Sessions:
                 async with asyncio.timeout(GONE_SECONDS + self.settings.worker_stop_grace_seconds):
                     await last.gone()
             except TimeoutError:
-                raise Refusal(Cause.STOP_FAILED, f"channel {name!r} does not end") from None
+                raise Refusal(Cause.STOP_FAILED, f"channel {last.owner.shown(name)!r} does not end") from None
 
     def _evict(self, fits: Fits) -> Channel | None:
         """End the channel that fits of the session that rests longest, if there is one."""

@@ -202,8 +202,8 @@ async def test_a_process_that_cannot_be_started(desk: Desk, monkeypatch: pytest.
 
 async def test_a_close_ends_all_readers(make_desk: MakeDesk, fake: dict[str, str]) -> None:
     desk = await make_desk(environ=fake, at_once=3)
-    for _ in range(5):
-        await desk.upload("a.txt", (LEFT_BEHIND + "time.sleep(1000)").encode())
+    for name in ("a.txt", "a.pdf", "a.pdf", "a.pdf"):
+        await desk.upload(name, (LEFT_BEHIND + "time.sleep(1000)").encode())
     async with asyncio.timeout(60):
         while len(readers_of(desk)) < 6:
             await asyncio.sleep(0.01)

@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from supervisor.attachments.reading import COMMAND, MOST_CHARACTERS
 from tests.harness.documents import PART, encrypted_pdf, pdf, pdf_bomb, word, word_with
 from worker.reader.plain import is_binary, read_text, read_unknown
+from worker.reader.word import read_docx
 
 TABLE = [["bay", "state"], ["7", "free"]]
 PAGE = b"""<html><head><title>T</title><style>p{}</style></head>
@@ -24,6 +26,20 @@ W = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
 
 INSIDE = f"""<w:document {W}><w:body><w:sdt><w:sdtContent><w:p><w:r><w:t>in</w:t><w:tab/><w:t>a</w:t><w:br/>
 <w:delText>gone</w:delText></w:r></w:p></w:sdtContent></w:sdt></w:body></w:document>"""
+
+
+def nested(depth: int, wrapped: bool = False) -> bytes:
+    """Tables in tables, with a text to either side of each; `wrapped` in what programs put around rows and cells."""
+    open_, close = ("<w:sdt><w:sdtContent>", "</w:sdtContent></w:sdt>") if wrapped else ("", "")
+    inner = ""
+    for number in range(depth, 0, -1):
+        cells = [f"<w:tc>{PARAGRAPH % f'{side}{number};'}" for side in ("left", "right")]
+        row = f"{cells[0]}{inner}</w:tc>{open_}{cells[1]}</w:tc>{close}"
+        inner = f"<w:tbl><w:tblPr/>{open_}<w:tr>{row}</w:tr>{close}</w:tbl>{PARAGRAPH % ''}"
+    return word_with(PART, f"<w:document {W}><w:body>{inner}</w:body></w:document>".encode())
+
+
+PARAGRAPH = "<w:p><w:r><w:t>%s</w:t></w:r></w:p>"
 
 
 class Result:
@@ -104,6 +120,36 @@ def test_text_is_found(tmp_path: Path, kind: str, data: bytes, text: str) -> Non
 def test_what_has_no_text_is_no_fault(tmp_path: Path, kind: str, data: bytes) -> None:
     result = run(tmp_path, kind, data)
     assert (result.status, result.outcome, result.text, result.complaint) == (0, "none", None, b"")
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("depth", [1, 2, 5, 50, 60])
+def test_tables_in_tables_are_read_once(depth: int, wrapped: bool) -> None:
+    began = time.monotonic()
+    text = read_docx(io.BytesIO(nested(depth, wrapped and depth < 40)), MOST_CHARACTERS)
+    assert time.monotonic() - began < 5
+    assert text is not None
+    assert sorted(text.split()) == sorted(f"{side}{n};" for side in ("left", "right") for n in range(1, depth + 1))
+    if depth == 2:
+        assert text == "left1; left2;\tright2; \tright1;\n"
+
+
+def test_a_row_ends_where_the_text_has_to() -> None:
+    cells = "".join(f"<w:tc>{PARAGRAPH % 'x'}</w:tc>" for _ in range(1000))
+    data = word_with(
+        PART, f"<w:document {W}><w:body><w:tbl><w:tr>{cells}</w:tr></w:tbl></w:body></w:document>".encode()
+    )
+    assert read_docx(io.BytesIO(data), 5) == "x\tx\tx"
+    assert read_docx(io.BytesIO(data), MOST_CHARACTERS) == "\t".join("x" * 1000)
+
+
+def test_empty_lines_and_cells_have_their_places() -> None:
+    empty = f"<w:tc>{PARAGRAPH % ''}</w:tc>"
+    row = f"<w:tr>{empty}<w:tc>{PARAGRAPH % 'a'}{PARAGRAPH % 'b'}</w:tc>{empty}<w:tc>{PARAGRAPH % 'c'}</w:tc></w:tr>"
+    box = "<w:p><w:r><w:t>in</w:t><w:pict><w:p><w:r><w:t>box</w:t></w:r></w:p></w:pict></w:r></w:p>"
+    body = f"{PARAGRAPH % '1'}{PARAGRAPH % ''}{PARAGRAPH % '2'}<w:tbl>{row}</w:tbl>{box}"
+    data = word_with(PART, f"<w:document {W}><w:body>{body}</w:body></w:document>".encode())
+    assert read_docx(io.BytesIO(data), MOST_CHARACTERS) == "1\n\n2\n\ta b\t\tc\ninbox"
 
 
 def entities() -> bytes:

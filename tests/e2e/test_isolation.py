@@ -140,7 +140,11 @@ async def test_lists_and_events_have_what_is_one_s_own(
     alice, bob, admin = users
     for somebody, name in ((alice, "lobby"), (bob, "lobby"), (bob, "den"), (admin, "hall")):
         await somebody.json("POST", "/start", {"channel_name": name, "graph_name": "echo"})
-    await bob.json("POST", "/turns", {"graph": "echo", "session": "s", "message": "hi"})
+    told = await bob.json("POST", "/turns", {"graph": "echo", "session": "s", "message": "hi"})
+    assert (await bob.json("GET", f"/channels/{told['channel']}"))["session"] == "s", "it is told by a name he can use"
+    assert (await bob.ask("POST", "/start", {"channel_name": "bob/den", "graph_name": "echo"}))[
+        1
+    ] == "channel_name_refused"
     listed = {}
     for who, somebody in (("alice", alice), ("bob", bob), ("admin", admin)):
         names = {one["channelName"] for one in (await somebody.json("GET", "/list"))["data"]}
@@ -157,9 +161,9 @@ async def test_lists_and_events_have_what_is_one_s_own(
     assert (await admin.json("GET", "/channels/bob%2Fden"))["name"] == "bob/den"
     assert (await admin.ask("GET", "/channels/den"))[0] == 404
     assert (await admin.json("POST", "/stop", {"channel_name": "bob/lobby"}))["code"] == "0"
-    assert (await admin.ask("POST", "/start", {"channel_name": "bob/x", "graph_name": "echo"}))[
-        1
-    ] == "channel_name_refused"
+    for name in ("bob/den", "bob/x"):  # whether or not there is one
+        refused = await admin.ask("POST", "/start", {"channel_name": name, "graph_name": "echo"})
+        assert refused[1] == "channel_name_refused"
     assert {one["channelName"] for one in (await alice.json("GET", "/list"))["data"]} == {"lobby"}
     events = await first_events(agentd, bob, 3)
     assert [(one["channel"], one["user"]) for one in events] == [("lobby", ""), ("lobby", ""), ("den", "")]

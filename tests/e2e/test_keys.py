@@ -387,6 +387,17 @@ async def test_tokens_of_users(agentd: Agentd, keys: Keys) -> None:
     assert " F." not in (await ask(agentd, front, "What is my name?", user="a"))["text"]
 
 
+async def test_limits_of_each_user(agentd: Agentd) -> None:
+    more = {"AGENTD_JWT_TURNS_PER_MINUTE": "2", "AGENTD_JWT_CHANNELS": "1"}
+    await agentd.start(AGENTD_JWT_SECRET=JWT_SECRET, **more)
+    alice, bob = token_of("alice"), token_of("bob")
+    for session in ("s1", "s2"):  # one makes room for the other
+        assert (await ask(agentd, alice, "Hi", session=session))["cause"] == "completed"
+    assert len((await agentd.request("GET", "/ledger", headers=bob)).get("lives", [])) == 0
+    assert (await ask(agentd, alice, "Hi"))["error"]["cause"] == "key_limit"
+    assert (await ask(agentd, bob, "Hi"))["cause"] == "completed"
+
+
 async def test_a_token_in_every_api(agentd: Agentd, keys: Keys) -> None:
     await agentd.start(AGENTD_JWT_SECRET=JWT_SECRET)
     good = token_of("alice")

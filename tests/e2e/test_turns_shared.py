@@ -1,10 +1,15 @@
 """Conversations that are their user's, whichever graph answers: the worker changes, what was said stays."""
 
 import asyncio
+import re
 from typing import Any
 
+import aiohttp
+
+from supervisor.auth import Bounds, Scope
 from tests.e2e.test_keys import Keys
 from tests.harness import Agentd
+from tests.harness.server import PATIENCE
 
 
 def graph(name: str) -> dict[str, Any]:
@@ -59,3 +64,72 @@ async def test_turns_for_two_graphs_at_once_take_turns(agentd: Agentd) -> None:
     for number, told in enumerate(answers):
         assert ("Friday", "Freya")[number % 2] in told["answer"], answers
         assert "Ada" in told["answer"]
+
+
+async def test_an_agent_forgets_what_was_taken_back(agentd: Agentd) -> None:
+    keys = Keys(agentd)
+    keys.add(user="ada", graph="friday")
+    [key] = keys.made
+    await agentd.start(graphs=GRAPHS)
+    conversation = (await ask(agentd, key, "My name is Ada."))["conversation_id"]
+    assert "Ada" in (await ask(agentd, key, "What is my name?", conversation))["answer"]
+    body = {"question": "What is my name?", "api_key": key, "conversation_id": conversation, "index": 0}
+    async with aiohttp.request("POST", f"{agentd.address}/stream", json=body) as response:
+        told = await response.text()
+    assert "I do not know your name" in "".join(re.findall(r'"answer": "([^"]*)"', told))
+    assert "Ada" not in (await ask(agentd, key, "What is my name?", conversation))["answer"]
+    workers = [event for event in agentd.events if event["event"] == "channel.ready"]
+    assert len(workers) == 1, "it is the worker that knew"
+
+
+SHORT = {"AGENTD_HISTORY_MESSAGES": "1"}  # so that a name is known by the state alone
+
+
+async def test_a_turn_that_could_not_be_changes_no_state(agentd: Agentd) -> None:
+    keys = Keys(agentd)
+    keys.add(user="ada", graph="friday")
+    headers = keys.add(Scope.TURNS, Scope.CONTROL, user="ada", graph="freya", bounds=Bounds(channels=1))
+    friday, freya = keys.made
+    await agentd.start(graphs=GRAPHS, **SHORT)
+    conversation = (await ask(agentd, friday, "My name is Ada."))["conversation_id"]
+    await agentd.request("POST", "/channels", json={"name": "x", "graph": "freya"}, headers=headers)
+    assert (await ask(agentd, freya, "What is my name?", conversation))["status"] == 429
+    assert "Ada" in (await ask(agentd, friday, "What is my name?", conversation))["answer"], "it lost its state"
+    assert (await ask(agentd, freya, "What is my name?", conversation))["status"] == 429
+    await agentd.request("DELETE", "/channels/x", headers=headers)
+    told = await ask(agentd, freya, "What is my name?", conversation)
+    assert told["answer"] == "I do not know your name: you have not told me.", "it has another agent's state"
+
+
+async def test_an_edit_that_fails_changes_no_state(agentd: Agentd) -> None:
+    keys = Keys(agentd)
+    keys.add(user="ada", graph="friday")
+    [key] = keys.made
+    await agentd.start(graphs=GRAPHS, **SHORT)
+    conversation = (await ask(agentd, key, "My name is Ada."))["conversation_id"]
+    body = {"question": "My name is Eve.", "api_key": key, "conversation_id": conversation, "index": 0}
+    async with aiohttp.request(
+        "POST", f"{agentd.address}/stream", json=body | {"passthrough": {"pace_ms": -1}}
+    ) as told:
+        assert '"type": "error"' in await told.text()
+    assert "Your name is Ada." in (await ask(agentd, key, "What is my name?", conversation))["answer"]
+
+
+async def test_keys_without_a_user_have_each_their_own(agentd: Agentd) -> None:
+    keys = Keys(agentd)
+    for _ in range(2):
+        keys.add(graph="friday")
+    one, other = keys.made
+    await agentd.start(graphs=GRAPHS)
+    conversation = (await ask(agentd, one, "My name is Ada."))["conversation_id"]
+    assert "Ada" in (await ask(agentd, one, "What is my name?", conversation))["answer"]
+    assert (await ask(agentd, other, "What is my name?", conversation))["status"] == 400
+    form = aiohttp.FormData({"api_key": one})
+    form.add_field("file", b"Rooms are free.", filename="rooms.txt")
+    stored = await agentd.request("POST", "/api/store_attachment", data=form)
+    async with asyncio.timeout(PATIENCE):
+        while (await agentd.get(f"/api/task_status?task_id={stored['task_id']}"))["status"] != "SUCCESS":
+            await asyncio.sleep(0.02)
+    files = [stored["attachment_id"]]
+    assert "rooms.txt" in (await ask(agentd, one, "What does the file say?", attachments=files))["answer"]
+    assert "rooms.txt" not in (await ask(agentd, other, "What does the file say?", attachments=files))["answer"]

@@ -1,13 +1,16 @@
 """Bodies of DocsGPT's API: what is taken, what is refused in which words, and the turn it becomes."""
 
 import json
+import random
+import time
 from typing import Any
 
 import pytest
 
 from supervisor.causes import Cause, Refusal
 from supervisor.http.dialects.docsgpt_errors import FieldRefusal, error
-from supervisor.http.dialects.docsgpt_request import MOST_ATTACHMENTS, MOST_INDEX, feedback, mended, parse, question
+from supervisor.http.dialects.docsgpt_request import MOST_ATTACHMENTS, MOST_INDEX, feedback, parse, question
+from supervisor.http.dialects.halves import MOST, WINDOW, mended
 
 ID = "0d8f4b0e-6f2c-4c7e-9a55-2f6a4f7e1c33"
 NEW = "11111111-2222-4333-8444-555555555555"
@@ -230,6 +233,38 @@ def test_lone_surrogates_are_mended(escaped: str, text: str) -> None:
 def test_what_needs_no_mending_is_left_alone() -> None:
     data = json.dumps({"question": "x" * 1000}).encode()
     assert mended(data) is data
+
+
+def told(data: bytes) -> str:
+    """The string that JSON holds, half characters replaced, by Python's own parser."""
+    text: str = json.loads(data)
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def test_halves_anywhere_in_any_order() -> None:
+    chance = random.Random(7)
+    parts = [r"\ud83e", r"\udd4a", r"\\", r"\n", "x", r"\u0041", "ü", r"\uD83E", r"\uDD4A", r"\""]
+    for _ in range(3000):
+        data = ('"' + "".join(chance.choices(parts, k=chance.randrange(12))) + '"').encode()
+        assert json.loads(mended(data)) == told(data), data
+
+
+@pytest.mark.parametrize("shift", range(-14, 15))
+def test_halves_at_the_border_of_a_window(shift: int) -> None:
+    for middle in (rb"\ud83e\udd4a", rb"\ud83e", rb"\udd4a", rb"\ud83e\ud83e\udd4a", rb"\udd4a\ud83e\udd4a\udd4a"):
+        data = b'"%b%b%b\\ud83e"' % (b"x" * (WINDOW - 1 + shift), middle, b"y" * 100)
+        assert json.loads(mended(data)) == told(data), middle
+
+
+def test_many_escapes_are_cheap_and_many_halves_are_refused() -> None:
+    data = b'{"question": "%b\\ud83e"}' % (rb"\n" * (8 * 1024 * 1024))
+    began = time.process_time()
+    assert mended(data).endswith(rb'\ufffd"}')
+    assert time.process_time() - began < 3.0  # a step in Python for each of them would take five times as long
+    whole = b'{"question": "%b"}' % (rb"\ud83e\udd4a" * 100_000)
+    assert mended(whole) is whole
+    with pytest.raises(Refusal, match="more than 10000 halves"):
+        mended(b'"%b"' % (rb"\ud83e " * (MOST + 1)))
 
 
 GOOD = {"feedback": "LIKE", "conversation_id": ID.upper(), "question_index": 0}

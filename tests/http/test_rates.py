@@ -20,6 +20,16 @@ def test_keys_are_counted_apart() -> None:
     assert rates.take("a", 1, 1.0) == pytest.approx(59.0)
 
 
+def test_those_that_ask_no_more_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("supervisor.http.rates.MOST_KEYS", 3)
+    rates = Rates()
+    for number in range(3):
+        rates.take(str(number), 1, float(number))
+    assert rates.take("new", 1, 61.5) == 0.0
+    assert sorted(rates._asked) == ["2", "new"]
+    assert rates.take("2", 1, 61.6) == pytest.approx(0.4)
+
+
 def test_a_limit_that_changed() -> None:
     rates = Rates()
     assert [rates.take("k", 5, float(now)) for now in range(5)] == [0.0] * 5

@@ -73,6 +73,8 @@ async def test_the_old_ones(store: Store) -> None:
     assert [row.id for row in await rows.older(5.0, 10)] == ["a1", "a2", "a4"]  # what is not over is not old
     assert [row.id for row in await rows.older(5.0, 2)] == ["a1", "a2"]
     assert [row.id for row in await rows.older(2.0, 10)] == ["a1"]
+    assert [row.id for row in await rows.older(5.0, 2, 1)] == ["a2", "a4"]
+    assert await rows.left(9.0, 10) == []  # all are this server's, and it knows of them
 
 
 async def test_many_at_once(store: Store) -> None:
@@ -88,6 +90,8 @@ async def test_each_server_has_its_own(make: MakeStore, url: str, server: object
     await ours.attachments.begin([begun(1, created_at=1.0)])
     await theirs.attachments.begin([begun(2, created_at=1.0)])
     assert [row.id for row in await ours.attachments.unfinished()] == ["a1"]
+    assert [row.id for row in await ours.attachments.left(2.0, 9)] == ["a2"]
+    assert await ours.attachments.left(1.0, 9) == []
     await ours.attachments.end(ended(1))
     await theirs.attachments.end(ended(2))
     assert [row.id for row in await ours.attachments.older(2.0, 9)] == ["a1"]

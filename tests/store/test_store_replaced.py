@@ -27,8 +27,13 @@ async def test_a_conversation_of_several_graphs_is_one(store: Store) -> None:
     await say(store, "two", "2", "echo")
     conversation = await store.load(KEY)
     assert [message["content"] for message in conversation.history] == ["one", "1", "two", "2"]
-    assert (conversation.turns, conversation.graph, conversation.state) == (2, "echo", {"a": 1})
-    assert [row.graph for row in await store.conversation(KEY)] == ["echo", "friday"]
+    assert (conversation.turns, conversation.graph, conversation.state) == (2, "friday", {"a": 1})  # whose state it is
+    await say(store, "three", "3", "echo", state={"b": 2})
+    conversation = await store.load(KEY)
+    assert (conversation.turns, conversation.graph, conversation.state) == (3, "echo", {"b": 2})
+    await store.begin_turn(begun(KEY, "four", graph="friday", shared=True))  # one that never runs
+    assert (await store.load(KEY)).graph == "echo"
+    assert [row.graph for row in await store.conversation(KEY)] == ["friday", "echo", "echo", "friday"]
     for graph in ("friday", "echo"):
         assert (await store.load(ConversationKey(graph, "ada", "s1"))).turns == 0
 

@@ -1,11 +1,11 @@
 """The text of DOCX files: paragraphs as lines, rows of tables as lines with tabs."""
 
 import zipfile
-from collections.abc import Iterator
 from typing import IO, Any, Final
 
 from docx import Document
 from docx.oxml.ns import qn
+from lxml import etree  # type: ignore[import-untyped]
 
 from worker.reader.faults import BombError
 
@@ -14,7 +14,8 @@ MOST_PART: Final = 64 * 1024 * 1024  # of one part; a text of that size is a lib
 MOST_PARTS: Final = 10_000
 
 _TEXT, _TAB, _BREAK, _RETURN = (qn(f"w:{name}") for name in ("t", "tab", "br", "cr"))
-_PARAGRAPH, _TABLE, _ROW, _CELL = (qn(f"w:{name}") for name in ("p", "tbl", "tr", "tc"))
+_PARAGRAPH, _ROW, _CELL = (qn(f"w:{name}") for name in ("p", "tr", "tc"))
+_BETWEEN: Final = {_ROW: "\t", _CELL: " "}  # their cells, their lines
 _SIGNS: Final = {_TAB: "\t", _BREAK: "\n", _RETURN: "\n"}
 # The same once more for programs that know less, and what tells how things look.
 _LEFT_OUT: Final = frozenset(
@@ -26,15 +27,7 @@ def read_docx(file: IO[bytes], most: int) -> str | None:
     """At most `most` characters, None for what is damaged. Raises BombError, and MemoryError."""
     try:
         check_size(file)
-        body: Any = Document(file).element.body
-        pieces: list[str] = []
-        left = most
-        for line in _lines(body):
-            pieces.append(line[:left])
-            left -= len(line) + 1
-            if left <= 0:
-                break
-        return "\n".join(pieces)[:most]
+        return _text(Document(file).element.body, most)
     except (BombError, MemoryError):
         raise
     except Exception:  # noqa: BLE001 - whatever a damaged file makes three libraries raise
@@ -51,22 +44,59 @@ def check_size(file: IO[bytes]) -> None:
     file.seek(0)
 
 
-def _lines(element: Any) -> Iterator[str]:
-    for child in element:
-        if child.tag == _PARAGRAPH:
-            yield "".join(_words(child))
-        elif child.tag == _TABLE:
-            for row in child.iter(_ROW):
-                yield "\t".join(" ".join(_lines(cell)) for cell in row.iter(_CELL))
-        elif child.tag not in _LEFT_OUT:
-            yield from _lines(child)
+class _Joined:
+    """Pieces of a text, joined by what stands between the items of the innermost list they are in."""
+
+    def __init__(self) -> None:
+        self.pieces: list[str] = []
+        self.size = 0
+        self._lists: list[tuple[str, bool]] = [("\n", False)]  # what is between their items, and whether there are any
+
+    def item(self) -> None:
+        """The next item of the innermost list begins."""
+        between, there_is_one = self._lists[-1]
+        if there_is_one:
+            self.add(between)
+        self._lists[-1] = (between, True)
+
+    def begin(self, between: str) -> None:
+        """The next item is a list itself."""
+        self.item()
+        self._lists.append((between, False))
+
+    def end(self) -> None:
+        """The innermost list is over."""
+        self._lists.pop()
+
+    def add(self, piece: str) -> None:
+        """More of the item."""
+        if piece:
+            self.pieces.append(piece)
+            self.size += len(piece)
 
 
-def _words(element: Any) -> Iterator[str]:
-    for child in element:
-        if child.tag == _TEXT:
-            yield child.text or ""
-        elif child.tag in _SIGNS:
-            yield _SIGNS[child.tag]
-        elif child.tag not in _LEFT_OUT:
-            yield from _words(child)
+def _text(body: Any, most: int) -> str:
+    """The text of a body, at most `most` characters: in one walk and without recursion, however deep tables nest."""
+    text = _Joined()
+    paragraphs = 0  # that are open; one in another is a box of text, and belongs to its line
+    walk: Any = etree.iterwalk(body, events=("start", "end"))
+    for event, element in walk:
+        tag = element.tag
+        begins = event == "start"
+        if tag == _PARAGRAPH:
+            if begins and not paragraphs:
+                text.item()
+            paragraphs += 1 if begins else -1
+        elif paragraphs:
+            if begins:
+                text.add((element.text or "") if tag == _TEXT else _SIGNS.get(tag, ""))
+        elif tag in _BETWEEN:
+            if begins:
+                text.begin(_BETWEEN[tag])
+            else:
+                text.end()
+        if begins and tag in _LEFT_OUT:
+            walk.skip_subtree()
+        if text.size >= most:
+            break
+    return "".join(text.pieces)[:most]

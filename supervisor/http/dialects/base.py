@@ -88,8 +88,8 @@ class TurnHandler:
         wanted = bound(request, wanted)
         principal = request[PRINCIPAL]
         most = principal.bounds.turns_per_minute
-        if most is not None and (seconds := self._rates.take(principal.name, most, time.monotonic())):
-            text = f"key {principal.name} may ask {most} turns a minute"
+        if most is not None and (seconds := self._rates.take(principal.account, most, time.monotonic())):
+            text = f"key {principal.account} may ask {most} turns a minute"
             raise Refusal(Cause.KEY_LIMIT, text, retry_after=math.ceil(seconds))
         return wanted
 

@@ -14,6 +14,7 @@ from supervisor.causes import Cause, Refusal
 from supervisor.http.bodies import parse_object
 from supervisor.http.density import check_density
 from supervisor.http.dialects.docsgpt_errors import FieldRefusal
+from supervisor.http.dialects.halves import mended
 from supervisor.turns.requests import TurnRequest
 
 SOURCE: Final = "docsgpt"  # what turns of this API are marked with
@@ -24,13 +25,6 @@ MOST_INDEX: Final = 2**31 - 1  # of a turn; beyond the end they all mean the sam
 LARGE: Final = 64 * 1024
 HINTS: Final = ("model_id", "prompt_id", "retriever", "active_docs", "chunks", "isNoneDoc", "visibility")
 FEEDBACK: Final = ("LIKE", "DISLIKE", None)
-
-# An escape in JSON, one by one from the left, so that a backslash that is escaped itself begins none.
-_ESCAPE: Final = re.compile(
-    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<lone>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
-    re.DOTALL,
-)
-_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
 Body = dict[str, Any]
 Message = dict[str, Any]
@@ -91,13 +85,6 @@ class Feedback:
 def parse(data: bytes) -> Body:
     """The JSON object of a body; a lone surrogate in it becomes U+FFFD. Raises Refusal(BODY_INVALID)."""
     return parse_object(mended(data))
-
-
-def mended(data: bytes) -> bytes:
-    """JSON without escapes of lone surrogates, which UTF-8 cannot hold, and some clients send: half an emoji."""
-    if not _SURROGATE.search(data):
-        return data
-    return _ESCAPE.sub(lambda escape: rb"\ufffd" if escape["lone"] else escape[0], data)
 
 
 def question(body: Body, *, streams: bool) -> Question:

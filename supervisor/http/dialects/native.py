@@ -133,7 +133,7 @@ def _about(turn: Turn) -> dict[str, Any]:
     channel = turn.channel
     return {
         "turn": turn.id,
-        "channel": channel and channel.name,
+        "channel": channel and turn.request.owner.shown(channel.name),
         "graph": channel.graph_name if channel else turn.request.graph,
         "session": turn.request.session,
     }
