@@ -34,6 +34,11 @@ def file_stem(channel_name: str, channel_id: str, created_at: float) -> str:
     return f"{readable}-{time.strftime('%Y%m%d_%H%M%S', time.localtime(created_at))}_{channel_id}"
 
 
+def _session_of(channel: Channel) -> tuple[str, str, str | None]:
+    """Which session a channel carries; one that is shared by graphs is of none of them."""
+    return "" if channel.shared else channel.graph_name, channel.user, channel.session
+
+
 class ChannelTable:
     """Every channel that is starting, running or stopping, by name."""
 
@@ -138,11 +143,13 @@ class ChannelTable:
     def of_session(self, graph: str, user: str, session: str) -> Channel | None:
         """The live channel of this session, whoever started it; '' is the graph of one that is shared by graphs."""
         wanted = (graph, user, session)
-        for channel in self._channels.values():
-            own = "" if channel.shared else channel.graph_name
-            if (own, channel.user, channel.session) == wanted and channel.state in LIVE:
-                return channel
-        return None
+        return next((one for one in self._channels.values() if one.state in LIVE and _session_of(one) == wanted), None)
+
+    def ending_of_session(self, graph: str, user: str, session: str) -> Channel | None:
+        """The channel that a session had last and that is not gone so far, by whatever name."""
+        wanted = (graph, user, session)
+        ending = (one for one in self._channels.values() if one.state not in LIVE)
+        return next((one for one in ending if _session_of(one) == wanted), None)
 
     def running(self) -> list[Channel]:
         """The channels whose workers are ready."""

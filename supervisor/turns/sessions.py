@@ -201,7 +201,7 @@ class Sessions:
             shared=request.shared,
             owner=replace(request.owner, space=space),
         )
-        await self._gone(name)
+        await self._gone(key, name)
         for _ in range(MOST_ATTEMPTS):
             try:
                 return self._claim(key, wanted)
@@ -216,15 +216,15 @@ class Sessions:
             raise Refusal(Cause.CHANNEL_EXISTS, f"somebody has just started channel {shown!r} for this session")
         return self._table.claim(wanted)
 
-    async def _gone(self, name: str) -> None:
-        """Wait until the session's last worker is gone: a session has one at most."""
-        last = self._table.get(name)
+    async def _gone(self, key: Key, name: str) -> None:
+        """Wait until the session's last worker is gone, whoever asked for it: a session has one at most."""
+        last = self._table.get(name) or self._table.ending_of_session(*key)
         if last is not None and (last.on_demand or last.state is State.STOPPING):  # the session has let go of it
             try:
                 async with asyncio.timeout(GONE_SECONDS + self.settings.worker_stop_grace_seconds):
                     await last.gone()
             except TimeoutError:
-                raise Refusal(Cause.STOP_FAILED, f"channel {last.owner.shown(name)!r} does not end") from None
+                raise Refusal(Cause.STOP_FAILED, f"channel {last.owner.shown(last.name)!r} does not end") from None
 
     def _evict(self, fits: Fits) -> Channel | None:
         """End the channel that fits of the session that rests longest, if there is one."""
