@@ -129,7 +129,7 @@ async def _wrk(server: BenchServer, seconds: int) -> float:
 
 async def _own_loop(server: BenchServer, seconds: int) -> float:
     host, port = server.address.removeprefix("http://").split(":")
-    request = b"POST /ping HTTP/1.1\r\nHost: bench\r\nContent-Length: %d\r\n\r\n%s" % (len(PING), PING)
+    request = b"POST /ping HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(PING), PING)
     ends, count = time.perf_counter() + seconds, 0
 
     async def one() -> None:

@@ -252,6 +252,9 @@ async def test_no_room_is_a_status_of_its_own(agentd: Agentd) -> None:
         ):
             assert (response.status, (await response.json())["error"]["code"]) == (503, "WORKERS_LIMIT")
             assert int(response.headers["Retry-After"]) > 0
+    async with asyncio.timeout(PATIENCE):  # until the server knows that the client has gone
+        while any(row["turn"] for row in (await server.get("/channels"))["channels"]):
+            await asyncio.sleep(0.01)
     assert "Paris" in await said(server, asked("capital of France")), "the idle session makes room"
 
 
