@@ -10,6 +10,11 @@ MAX_NAME_BYTES: Final = 100
 SEPARATOR: Final = "/"  # between an owner's space and a name, neither of which has one
 
 
+def qualified(space: str, name: str) -> str:
+    """The name in the whole server of a channel among a user's ('': nobody's); two users may each have a `name`."""
+    return f"{space}{SEPARATOR}{name}" if space else name
+
+
 @dataclass(frozen=True, slots=True)
 class Owner:
     """Who has a channel started: the user among whose channels it is ('': nobody's), and the key, with its bound."""
@@ -19,8 +24,8 @@ class Owner:
     channels: int | None = None
 
     def qualified(self, name: str) -> str:
-        """A channel's name in the whole server: two users may each have a channel of the same name."""
-        return f"{self.space}{SEPARATOR}{name}" if self.space else name
+        """A channel's name in the whole server."""
+        return qualified(self.space, name)
 
     def shown(self, name: str) -> str:
         """A channel's name as its owner calls it; another's is shown whole."""

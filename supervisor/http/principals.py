@@ -7,7 +7,7 @@ from aiohttp import hdrs, web
 
 from supervisor.auth import ANYBODY, MASTER, Principal, Scope
 from supervisor.causes import Cause, Refusal
-from supervisor.channels.requests import Owner
+from supervisor.channels.requests import Owner, qualified
 from supervisor.graph_file import listed, shown
 from supervisor.http.request_keys import NOTES, PRINCIPAL
 from supervisor.turns.requests import TurnRequest
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from supervisor.channels.channel import Channel
     from supervisor.channels.table import ChannelTable
     from supervisor.turns.turn import Turn
+
 MAX_SHOWN: Final = 200
 
 
@@ -89,7 +90,7 @@ def graph_for(request: web.Request, catalog: "GraphCatalog", named: str | None, 
 def found(request: web.Request, table: "ChannelTable", name: str) -> "Channel":
     """The channel of this name as who asks calls it. Raises Refusal(CHANNEL_UNKNOWN)."""
     principal = request[PRINCIPAL]
-    channel = table.get(Owner(principal.user).qualified(name))
+    channel = table.get(qualified(principal.user, name))
     if channel is None or not principal.sees(channel.owner.space, channel.graph_name):
         raise Refusal(Cause.CHANNEL_UNKNOWN, f"no channel {name!r} is running")
     return channel
