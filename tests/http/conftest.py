@@ -28,6 +28,7 @@ from supervisor.processes.monitor import Sample
 from supervisor.settings import Settings
 from supervisor.turns.archive import StoreArchive
 from supervisor.turns.sessions import Sessions
+from tests.harness.desk import Desk, desks
 from worker.spawn import Limits, Receipt
 
 DOCUMENT = {
@@ -256,6 +257,13 @@ class House:
         answer = await self.post("/start", {"channel_name": name, "graph_name": "greeter", **more})
         assert answer.code == "0", answer.content
         return self.table.channels[name]
+
+
+@pytest.fixture
+async def desk(state_dir: Path) -> AsyncIterator[Desk]:
+    """Attachments with a real store and real readers, for a house: ``build(attachments=desk.attachments)``."""
+    async with desks(state_dir) as make:
+        yield await make()
 
 
 Build = Callable[..., Awaitable[House]]

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from supervisor.causes import Refusal
 from supervisor.http import docsgpt_attachments
 from supervisor.http.arrivals import FULL, Arrival, Arrivals
-from tests.harness.desk import Desk, desks
+from tests.harness.desk import Desk
 from tests.http.test_docsgpt_attachments import END, PART, STORE, B, add_key, send
 
 Build = Callable[..., Awaitable[Any]]
@@ -19,12 +18,6 @@ KEY = b'--B\r\nContent-Disposition: form-data; name="api_key"\r\n\r\n'
 BIG = ("file", ("b.txt", b"x" * 100_000))
 BUSY = (507, "too many attachments arrive now; try again later")
 LENGTH = 140_000
-
-
-@pytest.fixture
-async def desk(state_dir: Path) -> AsyncIterator[Desk]:
-    async with desks(state_dir) as make:
-        yield await make()
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from supervisor.keys import KeyFile, new_key
 from supervisor.store.errors import StoreError
 from tests.conftest import ZOO
 from tests.harness import Agentd
-from tests.harness.desk import Desk, desks
+from tests.harness.desk import Desk
 from tests.harness.documents import pdf, pdf_bomb
 from worker.spawn import instance_of
 
@@ -35,12 +35,6 @@ PART = b'--B\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\
 END = b"\r\n--B--\r\n"
 
 Build = Callable[..., Awaitable[Any]]
-
-
-@pytest.fixture
-async def desk(state_dir: Path) -> AsyncIterator[Desk]:
-    async with desks(state_dir) as make:
-        yield await make()
 
 
 @pytest.fixture
