@@ -5,7 +5,7 @@ import fcntl
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -28,12 +28,15 @@ from supervisor.http.credentials import Credentials
 from supervisor.http.server import build_app
 from supervisor.keys import Keyring
 from supervisor.ports import PortAllocator
+from supervisor.processes.adopt import Survivor, survivors
 from supervisor.processes.bundle import clear_bundles, prepare_state
 from supervisor.processes.launch import SpawnerOptions
 from supervisor.processes.logs import LogWriter, prune
+from supervisor.processes.marks import OURS, Marks
 from supervisor.processes.monitor import Monitor, Sample
 from supervisor.processes.rota import Rota
 from supervisor.processes.spawner import SpawnerClient
+from supervisor.proofs import Proofs
 from supervisor.settings import Settings
 from supervisor.store.store import Store
 from supervisor.tokens import Tokens
@@ -46,6 +49,7 @@ log = structlog.get_logger("supervisor.app")
 HTTP_CLOSE_SECONDS: Final = 0.5
 SESSIONS_SECONDS: Final = 2.0
 PRUNE_SECONDS: Final = 60.0
+ALIVE_SECONDS: Final = 0.2
 
 
 class StateFolderHeldError(RuntimeError):
@@ -79,23 +83,43 @@ class Server:
             settings.state_dir, SpawnerOptions(settings.containment, settings.orphan_grace_seconds), self._environ
         )
         self._parts.push_async_callback(self.spawner.close)
-        ended = await self.spawner.start()
-        cleared = await asyncio.to_thread(clear_bundles, settings.state_dir, settings.log_path)
+        await self.spawner.start()
+        marks = Marks(settings.state_dir)
+        self._parts.callback(marks.close)
+        found = await asyncio.to_thread(self._survivors, marks.read(OURS).at)
         ports = PortAllocator()
         self.catalog = GraphCatalog(settings.property_file, app_dir=settings.import_dir, injections=settings.injections)
         self.store = _store_of(settings)
-        await self.store.open()
+        turns = [survivor.turn.id for survivor in found if survivor.turn is not None]
+        await self.store.open([survivor.record.id for survivor in found], turns)
         self._parts.push_async_callback(self.store.close)
         self.attachments = _attachments_of(settings, self.store, self.spawner, self._environ)
         self._parts.push_async_callback(self.attachments.close)
         await self.attachments.open()
         self._chronicle = Chronicle(self.store.note)
+        proofs = Proofs(self.store)
+        self._parts.push_async_callback(proofs.close)
+        self._own(proofs.run(), "receipts")
+        around = Surroundings(
+            settings=settings,
+            spawner=self.spawner,
+            writer=self.writer,
+            rota=Rota(),
+            marks=marks,
+            epoch=time.monotonic_ns() // 1_000_000,  # the host's, which no later supervisor of its workers goes behind
+            recorded=proofs.when_recorded,
+            announce=self._chronicle.tell,
+        )
         self.table = ChannelTable(
-            Surroundings(settings, self.spawner, self.writer, Rota(), self._chronicle.tell),
+            around,
             Preparation(settings, self.catalog, ports, self._environ),
             ports,
         )
         self.sessions = Sessions(settings, self.table, StoreArchive(self.store, settings))
+        adopted = self._adopt(found)
+        discarded = await self.spawner.discard()
+        cleared = await asyncio.to_thread(self._clear, frozenset(adopted))
+        self._own(_stay_marked(marks), "mark of life")
         self._monitor = Monitor()
         runner = make_runner(
             build_app(
@@ -118,8 +142,7 @@ class Server:
         self._parts.push_async_callback(runner.cleanup)
         for listener in listeners:
             await Site(runner, listener).start()
-        pruning = asyncio.create_task(self._prune_often(), name="log pruning")
-        self._parts.push_async_callback(_cancelled, pruning)
+        self._own(self._prune_often(), "log pruning")
         log.info(
             "server.ready",
             addresses=[_shown(listener) for listener in listeners],
@@ -128,7 +151,8 @@ class Server:
             containment=self.spawner.hello["containment"],
             controllers=self.spawner.hello["controllers"],
             spawner_pid=self.spawner.hello["pid"],
-            ended_channels=ended,
+            adopted_channels=len(adopted),
+            ended_channels=discarded,
             cleared_folders=cleared,
         )
         for note in self.spawner.hello["notes"]:
@@ -147,6 +171,31 @@ class Server:
     async def close(self) -> None:
         """Let go of everything, also after a start that failed half-way."""
         await self._parts.aclose()
+
+    def _survivors(self, died_at: float) -> list[Survivor]:
+        """The channels of an earlier server to go on with. Blocks."""
+        settings, spawner = self.settings, self.spawner
+        instance, boot_id = instance_of(settings.state_dir), spawner.hello["boot_id"]
+        return list(survivors(settings.state_dir, instance, boot_id, dict(spawner.inherited), died_at))
+
+    def _adopt(self, found: Sequence[Survivor]) -> list[str]:
+        """Go on with them; the ids of those that can be. Without an await, so that nothing they say is missed."""
+        adopted = []
+        for survivor in found:
+            channel = self.table.adopt(survivor)
+            if channel is not None:
+                adopted.append(channel.id)
+                if survivor.turn is not None or not survivor.ended:
+                    self.sessions.adopt(channel, survivor.turn)
+        return adopted
+
+    def _clear(self, but: Collection[str]) -> int:
+        """Remove what is left of channels that are not gone on with. Blocks."""
+        return clear_bundles(self.settings.state_dir, self.settings.log_path, but)
+
+    def _own(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Have something done in the background until the end."""
+        self._parts.push_async_callback(_cancelled, asyncio.create_task(work, name=name))
 
     def details(self) -> dict[str, Any]:
         """What ``/health?details=1`` shows."""
@@ -240,6 +289,13 @@ def _hold(state_dir: Path) -> int:
         os.close(lock)
         raise StateFolderHeldError(f"another server works with {state_dir}") from error
     return lock
+
+
+async def _stay_marked(marks: Marks) -> None:
+    """Leave a mark of when we lived last: how long there was none of us counts for leases."""
+    while True:
+        marks.live()
+        await asyncio.sleep(ALIVE_SECONDS)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

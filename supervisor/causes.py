@@ -71,6 +71,7 @@ class Cause(StrEnum):
     SERVER_STOPPED = "server_stopped"
     SERVER_LOST = "server_lost"
     SPAWNER_LOST = "spawner_lost"
+    ADOPTION_FAILED = "adoption_failed"
     STOP_FAILED = "stop_failed"
     SESSION_IDLE = "session_idle"
     SESSION_EVICTED = "session_evicted"
@@ -227,7 +228,11 @@ EXPLANATIONS: dict[Cause, Explanation] = {
     ),
     Cause.SERVER_STOPPED: Explanation("the server was stopped", "start the channel again"),
     Cause.SERVER_LOST: Explanation(
-        "the control server was gone for longer than the orphan grace", "start the channel again"
+        "the control server was lost, and nobody can tell how this ended", "start the channel again"
+    ),
+    Cause.ADOPTION_FAILED: Explanation(
+        "the worker outlived its control server, but the new one could not take it over",
+        "see the detail and the server's log; start the channel again",
     ),
     Cause.SPAWNER_LOST: Explanation("the spawner died and took its workers with it", "start the channel again"),
     Cause.STOP_FAILED: Explanation(

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from supervisor.channels.feed import Feed
@@ -27,7 +28,10 @@ class Chronicle:
         self._numbers = 0
 
     def tell(self, kind: str, fields: Mapping[str, Any]) -> None:
-        """A channel was ``claimed``, is ``ready``, ``stopping`` or ``gone``; a turn ``turn_begun``, ``turn_ended``."""
+        """A channel was ``claimed`` or ``adopted``, is ``ready``, ``stopping`` or ``gone``.
+
+        Or a turn has ``turn_begun`` or ``turn_ended``.
+        """
         at = time.time()
         self._numbers += 1
         self.feed.publish(kind, {**fields, "at": at}, self._numbers)
@@ -36,7 +40,7 @@ class Chronicle:
                 self._note(noted)
 
 
-def _claimed(fields: Mapping[str, Any], at: float) -> LedgerEntry:
+def _claimed(fields: Mapping[str, Any], at: float) -> ChannelClaimed:
     return ChannelClaimed(
         channel=fields["id"],
         at=at,
@@ -46,6 +50,19 @@ def _claimed(fields: Mapping[str, Any], at: float) -> LedgerEntry:
         session=fields["session"],
         source=fields["source"],
     )
+
+
+def _adopted(fields: Mapping[str, Any], _: float) -> LedgerEntry:
+    """Its claim, should the server before have been lost before that was on record."""
+    return replace(_claimed(fields, fields["created_at"]), again=True)
+
+
+def _was_ready(fields: Mapping[str, Any], _: float) -> LedgerEntry:
+    return _ready(fields, fields["ready_at"])
+
+
+def _ready(fields: Mapping[str, Any], at: float) -> LedgerEntry:
+    return ChannelReady(channel=fields["id"], at=at, pid=fields["pid"])
 
 
 def _pinged(fields: Mapping[str, Any], _: float) -> LedgerEntry | None:
@@ -63,7 +80,8 @@ def _ended(fields: Mapping[str, Any], at: float) -> LedgerEntry:
 
 _ENTRIES: Final[Mapping[str, tuple[Callable[[Mapping[str, Any], float], LedgerEntry | None], ...]]] = {
     "claimed": (_claimed,),
-    "ready": (lambda fields, at: ChannelReady(channel=fields["id"], at=at, pid=fields["pid"]),),
+    "adopted": (_adopted, _was_ready),
+    "ready": (_ready,),
     "turn_begun": (lambda fields, at: TurnCounted(channel=fields["id"], at=at),),
     "gone": (_pinged, _ended),
 }

@@ -33,6 +33,11 @@ class PortAllocator:
                 return port
         raise Refusal(Cause.SPAWN_FAILED, f"no port from {self._first} to {self._first + self._count - 1} is free")
 
+    def hold(self, port: int) -> None:
+        """The port is a worker's whom an earlier server gave it."""
+        if port:
+            self._held.add(port)
+
     def release(self, port: int) -> None:
         """Give a port back; one that is not held is ignored, so that endings may be told twice."""
         self._held.discard(port)

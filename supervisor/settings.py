@@ -134,6 +134,9 @@ class Settings(BaseSettings):
     orphan_grace_seconds: kind.Seconds = Field(120.0, description="time workers outlive a control server that was lost")
     beat_seconds: kind.PositiveSeconds = Field(2.0, description="time between two heartbeats of a worker")
 
+    lease_downtime: Literal["paused", "running"] = Field(
+        "paused", description="whether the leases of live channels go on while there is no control server"
+    )
     session_idle_seconds: kind.Seconds = Field(60.0, description="time a session's worker is kept without a turn")
     session_queue: kind.Count = Field(8, description="turns of one session that may wait")
     session_wait_seconds: kind.PositiveSeconds = Field(60.0, description="time a turn waits for its session's others")

@@ -1,6 +1,7 @@
 """A worker's sign of life: that its loop turns, and how late."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from worker.frames import Up
@@ -16,9 +17,11 @@ class Beat:
     may well be lost: what else writes to the pipe, a node's library say, can tear it.
     """
 
-    def __init__(self, pipe: Pipe, seconds: float) -> None:
+    def __init__(self, pipe: Pipe, seconds: float, turn: Callable[[], str | None]) -> None:
+        """`turn` tells which turn the worker is at."""
         self._pipe = pipe
         self._seconds = seconds
+        self._turn = turn
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._sent = 0
@@ -44,6 +47,7 @@ class Beat:
             self._waiting = 0
         if self._waiting < MOST_WAITING:
             self._waiting += 1
-            self._sent = self._pipe.post({"t": Up.BEAT, "lag_ms": round(self._lag * 1000, 1)})
+            lag_ms = round(self._lag * 1000, 1)
+            self._sent = self._pipe.post({"t": Up.BEAT, "lag_ms": lag_ms, "turn": self._turn()})
             self._lag = 0.0
         self._arm()

@@ -2,7 +2,9 @@
 
 A frame is one line of UTF-8 JSON, at most `MAX_FRAME` bytes with its newline: ``{"t": type, "n": number, ...}``.
 Every upward frame (worker to supervisor) is numbered from 1 without a hole; the supervisor acknowledges what it has
-safely handed on, the worker keeps the rest and repeats it after a ``resume`` (design: docs/pipes.md).
+safely handed on, the worker keeps the rest, and for a while what was acknowledged too, and repeats it after a
+``resume`` (design: docs/pipes.md). A ``resume`` names the versions its supervisor speaks, the ``reset`` that answers
+it the one both use from then on.
 
 Pure: bytes in, frames out; no I/O, no clock.
 """
@@ -14,7 +16,8 @@ from typing import Any, Final
 
 import orjson
 
-VERSION: Final = 1
+VERSION: Final = 2
+OLDEST: Final = 1  # version that is still spoken with: a worker lives on when its supervisor is upgraded
 MAX_FRAME: Final = 1024 * 1024
 
 Frame = dict[str, Any]
@@ -24,6 +27,7 @@ class Up(StrEnum):
     """Types of frames a worker writes."""
 
     RESET = "reset"
+    SKIP = "skip"
     READY = "ready"
     EVENT = "event"
     STATE = "state"
@@ -116,3 +120,15 @@ class Splitter:
         if self._dropped or len(self._rest) >= MAX_FRAME:
             self._dropped += len(self._rest)
             self._rest = b""
+
+
+def version_of(resume: Frame) -> int | None:
+    """The version to speak with who sent this ``resume``: the newest that both know; None when there is none.
+
+    It names the oldest its supervisor speaks as ``v``, and the newest as ``most``, which version 1 does not.
+    """
+    oldest, newest = resume.get("v"), resume.get("most", resume.get("v"))
+    if type(oldest) is not int or type(newest) is not int:
+        return None
+    version = min(newest, VERSION)
+    return version if version >= max(oldest, OLDEST) else None

@@ -162,9 +162,9 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._stop: asyncio.Future[float] = self._loop.create_future()  # its result is the grace in seconds
         self._pipe = Pipe(config.folder, self._on_frame)
-        self._beat = Beat(self._pipe, config.beat_seconds)
         self._graph: Graph | None = None
         self._turns = Turns(self._pipe, config.folder)
+        self._beat = Beat(self._pipe, config.beat_seconds, lambda: self._turns.current)
         self._requests: set[asyncio.Task[None]] = set()
 
     async def run(self) -> int:

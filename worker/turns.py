@@ -79,6 +79,12 @@ class Turns:
         self._waiting: deque[Job] = deque()
         self._running: Job | None = None
 
+    @property
+    def current(self) -> str | None:
+        """The turn that runs, else the next one."""
+        job = self._running or next(iter(self._waiting), None)
+        return None if job is None else job.voice.turn
+
     def open(self, graph: Graph) -> None:
         """The graph has started: turns may begin, those that came before first."""
         self._graph = graph

@@ -159,6 +159,7 @@ class Reading:
 
     def on_gone(self, receipt: Receipt) -> None:
         """Nothing is left."""
+        self._spawner.forget(self._id)
         self._finish(_End(receipt))
 
     def on_unkillable(self, pids: list[int]) -> None:

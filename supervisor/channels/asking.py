@@ -76,6 +76,10 @@ class Asking:
             self._hearing.listen(None)
             raise
 
+    def take_up(self, listener: Listener) -> None:
+        """The worker was asked by an earlier supervisor; `listener` hears what it answers, until `end_turn`."""
+        self._hearing.listen(listener)
+
     def cancel_turn(self, turn_id: str) -> None:
         """Ask the worker to end a turn; one that does not read any more cannot be asked."""
         with contextlib.suppress(LinkFullError, OSError):

@@ -21,20 +21,22 @@ from supervisor.channels.ending import Ending, Findings
 from supervisor.channels.feed import Feed
 from supervisor.channels.files import ChannelFiles
 from supervisor.channels.hearing import Hearing
-from supervisor.channels.lease import Lease
+from supervisor.channels.keeping import Keeping
+from supervisor.channels.lease_watch import LeaseWatch
 from supervisor.channels.lifecycle import Action, Event, State, transition
 from supervisor.channels.preparation import Plan
-from supervisor.channels.record import record_of
+from supervisor.channels.record import ending_of
 from supervisor.channels.requests import StartRequest
 from supervisor.channels.surroundings import Surroundings
+from supervisor.channels.waiters import Waiters
+from supervisor.processes.adopt import Survivor
 from supervisor.processes.link import Link, LinkFullError
-from supervisor.processes.logs import FileTarget, StdoutTarget, Throttled
+from supervisor.processes.logs import Throttled
 from worker.frames import Down, Frame
 from worker.spawn import Receipt
 
 log = structlog.get_logger("supervisor.channel")
 
-LONGEST_TIMER: Final = 86_400.0
 PROOF_SECONDS: Final = 8.0  # the spawner complains of what outlives SIGKILL before that
 # A worker of ours is asked by a frame first; SIGTERM follows when this part of the grace has gone by without its end.
 FRAME_SHARE: Final = 0.5
@@ -61,9 +63,10 @@ class Channel:
         self.id = channel_id
         self.state = State.STARTING
         self.pid: int | None = None
-        self.created_at = time.time()
+        self.created_at = self.ready_at = time.time()
         self._claimed_at = time.monotonic()
-        self.lease = Lease(timeout)
+        self._leased = LeaseWatch(timeout, surroundings.marks, lambda: self.post(Event.LAPSE))
+        self.lease = self._leased.lease
         self.ending: Ending | None = None
         self.port = plan.port
         self.foreign, self.limits = plan.foreign, plan.limits
@@ -74,9 +77,9 @@ class Channel:
         self._loop = asyncio.get_running_loop()
         self._inbox: asyncio.Queue[tuple[Event, Cause | None, str]] = asyncio.Queue()
         self._found = Findings()
-        self._started: asyncio.Future[None] = self._loop.create_future()
-        self._gone: asyncio.Future[None] = self._loop.create_future()
-        self._lost: asyncio.Future[tuple[Cause, str]] = self._loop.create_future()
+        self._waiters = Waiters()
+        self.started, self.gone = self._waiters.started, self._waiters.gone
+        self.when_lost, self.forget = self._waiters.when_lost, self._waiters.forget
         self._log = log.bind(channel=self.name, id=self.id)
         self.feed = Feed(channel_id, surroundings.settings.events_kept)
         self._hearing = Hearing(
@@ -91,7 +94,9 @@ class Channel:
         self._commands = Commands(self._link.send)
         self.asking = Asking(self._link, self._hearing, self._commands, self._files, self)
         self._timers: list[asyncio.TimerHandle] = []
-        self._lease_timer: asyncio.TimerHandle | None = None
+        self._failed = False
+        self._keeping = Keeping(self, self._files, surroundings, lambda: self._leased.slot, self._log)
+        self.note_turn = self._keeping.note_turn
 
     @property
     def folder(self) -> Path:
@@ -117,23 +122,14 @@ class Channel:
         row = transition(self.state, Event.PING)
         if row.refusal is not None:
             raise Refusal(row.refusal)
-        now = time.monotonic()
         if row.actions:
-            self.lease.ping(now)
+            self._leased.ping()
         else:
-            self.lease.last_ping = now
+            self.lease.last_ping = time.monotonic()
 
     def post(self, event: Event, cause: Cause | None = None, detail: str = "") -> None:
         """Tell the channel of an event; its task takes it up."""
         self._inbox.put_nowait((event, cause, detail))
-
-    async def started(self) -> None:
-        """Wait until it is ready, bounded by the start deadline. Raises Refusal with the cause of a failed start."""
-        await asyncio.shield(self._started)
-
-    async def gone(self) -> None:
-        """Wait until nothing is left. Raises Refusal(STOP_FAILED) when something outlives SIGKILL."""
-        await asyncio.shield(self._gone)
 
     async def command(self, payload: dict[str, Any]) -> dict[str, Any]:
         """Have the worker's graph handle a command; its reply frame, empty if it is foreign and took the command.
@@ -156,29 +152,48 @@ class Channel:
         cause = self._found.cause
         return None if cause is None else (cause, self._found.detail or EXPLANATIONS[cause].message)
 
-    def when_lost(self, callback: Callable[["asyncio.Future[tuple[Cause, str]]"], None]) -> None:
-        """Have `callback` told why the worker is no longer there, once that is known and its last words were heard."""
-        self._lost.add_done_callback(callback)
-
-    def forget(self, callback: Callable[["asyncio.Future[tuple[Cause, str]]"], None]) -> None:
-        """Undo `when_lost`."""
-        self._lost.remove_done_callback(callback)
-
     def fail(self, refusal: Refusal) -> None:
         """Let go of everything and answer whoever waits, when its life could not be lived to its end."""
+        self._failed = True
         self._let_go()
-        self._answer_all(refusal)
+        self._waiters.refuse(refusal)
         self._lose(refusal)
         self._tell_end(Ending(refusal.cause, refusal.detail, None, None))
 
     # ------------------------------------------------------------------ its life
 
+    def adopt(self, survivor: Survivor) -> None:
+        """Before `run`: take over the worker of an earlier supervisor. What it says is heard soon, not before."""
+        record = survivor.record
+        self.pid = record.pid
+        self._keeping.born(record.start_time)
+        self.created_at, self.ready_at = record.created_at, record.ready_at
+        self._claimed_at -= max(0.0, time.time() - record.created_at)
+        self._log.info("channel.adopted", graph=self.graph_name, pid=self.pid, ended=survivor.ended)
+        self.announce("adopted", created_at=self.created_at, ready_at=self.ready_at, pid=self.pid)
+        self._waiters.tell_started()
+        self.post(Event.ADOPTED)
+        if (reason := ending_of(record)) is not None:
+            self.post(Event.STOP, *reason)
+        try:
+            self._hearing.adopt(record.nodes, ended=survivor.ended)
+            self._link.adopt(self.folder, epoch=self._around.epoch, ended=survivor.ended)
+            self._files.collect(self._around, self.name)
+        except OSError as error:
+            self.post(Event.KILL, Cause.ADOPTION_FAILED, f"its folder cannot be used: {error}")
+        if not survivor.ended:
+            paused = self._around.settings.lease_downtime == "paused"
+            self._leased.resume(record.slot, survivor.died_at, paused=paused)
+            self._keeping.put()  # its place among the marks may be another one
+        self._around.spawner.adopt(self.id, self)
+
     async def run(self) -> None:
-        """Spawn, then live by the table until the channel is gone."""
-        self._timers.append(
-            self._loop.call_later(self._around.settings.worker_start_timeout_seconds, self.post, Event.TIMEOUT)
-        )
-        self._spawn()
+        """Spawn, unless a worker was adopted; then live by the table until the channel is gone."""
+        if self.pid is None:
+            self._timers.append(
+                self._loop.call_later(self._around.settings.worker_start_timeout_seconds, self.post, Event.TIMEOUT)
+            )
+            self._spawn()
         while self.state is not State.GONE:
             # Unbounded by design: a session lasts as long as its client pings; every phase that must end has a timer.
             event, cause, detail = await self._inbox.get()
@@ -196,13 +211,11 @@ class Channel:
         await self._clear()
 
     def _spawn(self) -> None:
-        plan, settings = self._plan, self._around.settings
+        plan = self._plan
         try:
             self._files.create(plan.property_file)
-            self._link.open(self.folder)
-            to_file = FileTarget(self.log_file, settings.log_file_bytes)
-            target = StdoutTarget(self.name) if settings.log_stdout else to_file
-            self._files.collect(target, self._around.writer, settings.log_rate_bytes)
+            self._link.open(self.folder, epoch=self._around.epoch)
+            self._files.collect(self._around, self.name)
             self._around.spawner.spawn(
                 plan.request_for(self.id, self.folder, self._files.property_file),
                 plan.config_for(self.id, self.folder),
@@ -216,19 +229,19 @@ class Channel:
     # ------------------------------------------------------------------ actions of the table
 
     def _refresh(self) -> None:
-        self.lease.ping(time.monotonic())
+        self._leased.ping()
 
     def _begin_lease(self) -> None:
         self._cancel_timers()
-        self._hearing.last_sign = now = time.monotonic()
-        self.lease.begin(now)
-        self._watch_lease()
+        self._hearing.last_sign = time.monotonic()
+        self.ready_at = time.time()
+        self._leased.begin()
+        self._keeping.put()
 
     def _answer_start(self) -> None:
         self._log.info("channel.ready", graph=self.graph_name, pid=self.pid, ms=self._age_ms())
         self.announce("ready", pid=self.pid)
-        if not self._started.done():
-            self._started.set_result(None)
+        self._waiters.tell_started()
 
     def _note_exit(self) -> None:
         self._link.drain()  # its last words may say more than its status
@@ -240,6 +253,7 @@ class Channel:
         late_ms = round((time.monotonic() - self.lease.deadline) * 1000, 3) if cause is Cause.LAPSED else None
         self._log.info("channel.stopping", cause=cause, late_ms=late_ms)
         self.announce("stopping", cause=cause)
+        self._keeping.put_ending()
         grace = self._around.settings.worker_stop_grace_seconds
         term_after = 0.0 if self.foreign else grace * FRAME_SHARE
         if not self.foreign:
@@ -249,20 +263,19 @@ class Channel:
         self._around.spawner.stop(self.id, term_after=term_after, kill_after=grace)
 
     def _kill_tree(self) -> None:
+        self._keeping.put_ending()
         self._around.spawner.kill(self.id)
 
     def _fail_stops(self) -> None:
-        self._answer_all(Refusal(Cause.STOP_FAILED, self._found.detail))
-        self._gone = self._loop.create_future()
+        self._waiters.tell_stop_failed(Refusal(Cause.STOP_FAILED, self._found.detail))
 
     def _finish(self) -> None:
         self.ending = self._found.ending()
         self._lose()
 
     def _lose(self, refusal: Refusal | None = None) -> None:
-        if not self._lost.done():
-            known = refusal or self._found.ending()
-            self._lost.set_result((known.cause, known.detail))
+        known = refusal or self._found.ending()
+        self._waiters.tell_lost((known.cause, known.detail))
 
     _actions: Final = {
         Action.REFRESH: _refresh,
@@ -289,10 +302,8 @@ class Channel:
             raise RuntimeError("a channel was cleared before it had ended")
         self._log.info("channel.gone", graph=self.graph_name, age_ms=self._age_ms(), **ending.as_fields())
         self._tell_end(ending)
-        if not self._started.done():
-            self._started.set_exception(Refusal(ending.cause, ending.detail))
-            self._started.exception()  # nobody may be waiting
-        self._gone.set_result(None)
+        self._keeping.forget_when_recorded()
+        self._waiters.tell_gone(Refusal(ending.cause, ending.detail))
 
     def _tell_end(self, ending: Ending) -> None:
         last = self.lease.last_ping
@@ -303,8 +314,7 @@ class Channel:
 
     def _let_go(self) -> None:
         self._cancel_timers()
-        if self._lease_timer is not None:
-            self._lease_timer.cancel()
+        self._leased.close()
         self._link.close()
         self._files.close()
         self._commands.close()
@@ -314,10 +324,7 @@ class Channel:
     def on_spawned(self, pid: int, start_time: int) -> None:
         """The process exists."""
         self.pid = pid
-        try:
-            self._files.write_record(record_of(self, start_time, self._around.spawner.hello["boot_id"]))
-        except OSError as error:  # on a full disk the session goes on; only a later supervisor will not know it
-            self._log.error("channel.record_unwritten", error=str(error))
+        self._keeping.born(start_time)
         if self._hearing.says_ready:  # over its pipe, before the spawner told us of it
             self.post(Event.READY)
         if self.foreign and self.state is State.STARTING:
@@ -338,6 +345,8 @@ class Channel:
         """Nothing is left."""
         self._found.receipt = receipt
         self.post(Event.GONE)
+        if self._failed:  # nobody tells of its end any more
+            self._keeping.forget()
 
     def on_unkillable(self, pids: list[int]) -> None:
         """Some of the tree outlive SIGKILL."""
@@ -358,17 +367,6 @@ class Channel:
 
     # ------------------------------------------------------------------ timers
 
-    def _watch_lease(self) -> None:
-        """One timer for the deadline as it is: pings only move the deadline, a timer that finds it moved re-arms."""
-        remaining = self.lease.remaining(time.monotonic())
-        if remaining is None:
-            return
-        if remaining <= 0:
-            self.post(Event.LAPSE)
-            # Should a ping undo that lapse just now, the lease must be watched further.
-            remaining = self.lease.timeout
-        self._lease_timer = self._loop.call_later(min(remaining, LONGEST_TIMER) + 0.001, self._watch_lease)
-
     def _watch_stop(self, seconds: float) -> None:
         """A stop that is not proven in time is told as failed, and the kill is asked for again, until it is proven."""
         self._timers = [self._loop.call_later(seconds, self._insist)]
@@ -383,12 +381,6 @@ class Channel:
         """Tell of an event in this channel's life."""
         about = {"channel": self.name, "id": self.id, "graph": self.graph_name, "user": self.user}
         self._around.announce(kind, {**about, "session": self.session, "source": self.source, **fields})
-
-    def _answer_all(self, refusal: Refusal) -> None:
-        for waiting in (self._started, self._gone):
-            if not waiting.done():
-                waiting.set_exception(refusal)
-                waiting.exception()  # nobody may be waiting
 
     def _cancel_timers(self) -> None:
         for timer in self._timers:

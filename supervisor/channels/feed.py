@@ -66,6 +66,10 @@ class Feed:
         """An event of this stream at a place, without adding it."""
         return b"id: %b\nevent: %b\ndata: %b\n\n" % (self.show(place).encode(), kind.encode(), orjson.dumps(data))
 
+    def begin_after(self, number: int) -> None:
+        """The frames up to this number were told by an earlier supervisor and are not here."""
+        self.last = self._dropped = number * PARTS
+
     def close(self) -> None:
         """Nothing follows."""
         self.closed = True
@@ -89,7 +93,8 @@ class Feed:
         if name != self._name or not _digits(number) or (part and not _digits(part)):
             return None
         place = int(number) * PARTS + int(part or 0)
-        return place if place <= self.last else None
+        # What an earlier supervisor told behind the last frame has a place there too, though it is not here.
+        return place if place <= self.last or int(number) == self.last // PARTS else None
 
     def at(self, number: int) -> int:
         """The place of the frame of this number."""

@@ -6,10 +6,10 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from supervisor.channels.surroundings import Surroundings
 from supervisor.processes.bundle import Bundle, remove
-from supervisor.processes.logs import LogSink, LogWriter, Target
+from supervisor.processes.logs import FileTarget, LogSink, StdoutTarget
 from worker.spawn import ERR_FIFO, OUT_FIFO
 
 
@@ -35,13 +35,27 @@ class ChannelFiles:
             with os.fdopen(fd, "wb") as file:
                 file.write(properties)
 
-    def collect(self, target: Target, writer: LogWriter, rate: int) -> None:
-        """From now on the worker's output goes to `target`, at most `rate` bytes a second. Raises OSError."""
-        self._sink = LogSink(self.folder, (OUT_FIFO, ERR_FIFO), target, writer, rate)
+    def collect(self, around: Surroundings, channel: str) -> None:
+        """From now on the worker's output goes where the settings say, at their rate. Raises OSError."""
+        settings = around.settings
+        to_file = FileTarget(self.log_file, settings.log_file_bytes)
+        target = StdoutTarget(channel) if settings.log_stdout else to_file
+        self._sink = LogSink(self.folder, (OUT_FIFO, ERR_FIFO), target, around.writer, settings.log_rate_bytes)
 
-    def write_record(self, record: dict[str, Any]) -> None:
+    def write_record(self, record: bytes) -> None:
         """What a later supervisor has to know of the channel. Raises OSError."""
         self._bundle.write_record(record)
+
+    def write_turn_record(self, record: bytes | None) -> None:
+        """The same of the turn it is at, None: it is at none. Raises OSError."""
+        if record is None:
+            self._bundle.forget_turn()
+        else:
+            self._bundle.write_turn(record)
+
+    def forget(self) -> None:
+        """Remove the records. Raises OSError."""
+        self._bundle.forget()
 
     def write_turn(self, name: str, data: bytes) -> None:
         """Put what a turn asks into the channel's folder, for the worker to take. Raises OSError. Blocks."""
@@ -60,7 +74,7 @@ class ChannelFiles:
             self._sink.close()
 
     async def remove(self) -> None:
-        """Remove all but the log. Raises OSError."""
+        """Remove all but the log and the records. Raises OSError."""
         if not self._remove_own():
             await _in_daemon(self._remove_all)  # the worker left files of its own, perhaps many
 

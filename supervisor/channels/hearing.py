@@ -1,5 +1,6 @@
 """What a worker says, and who hears it: frames in, facts about the channel and events for its readers out."""
 
+import asyncio
 import reprlib
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ MOST_NODES: Final = 256
 MOST_DESCRIBED: Final = 64 * 1024
 MOST_NAME: Final = 256
 MOST_ERROR: Final = 500
+MAX_NUMBER: Final = 2**53
 TERMINAL: Final = frozenset({"final", "error"})
 
 # The fields each type of event must have, and their types; others are handed on as they are.
@@ -48,6 +50,9 @@ class Listener(Protocol):
     def on_gap(self, lost: int) -> None:
         """So many frames of the worker are lost; some may have been of this turn."""
 
+    def on_unknown(self) -> None:
+        """The worker knows nothing of this turn, which an earlier supervisor began."""
+
 
 class Hearing:
     """The ears of one channel."""
@@ -77,6 +82,21 @@ class Hearing:
         self._broken = broken
         self._lag_ms = 0.0
         self._bad_lines = 0
+        self._is_adopted = False  # what an earlier supervisor may have heard is told again, up to _known
+        self._known = 0
+        self._catching_up = False
+        self.caught_up = asyncio.Event()
+
+    def adopt(self, nodes: list[dict[str, Any]], *, ended: bool) -> None:
+        """The worker was ready for an earlier supervisor; this is what it said of its graph.
+
+        One that has `ended` says nothing more but what lies in its pipe.
+        """
+        self.says_ready = self._is_adopted = True
+        self.nodes = {node["name"]: node for node in nodes if isinstance(node.get("name"), str)}
+        if ended:
+            self._known = MAX_NUMBER
+            self.caught_up.set()
 
     def health(self, beat_seconds: float) -> str:
         """One of "ok", "slow" and "stuck" (`health.verdict`)."""
@@ -98,6 +118,20 @@ class Hearing:
     def on_frame(self, frame: Frame) -> None:
         """Take a frame of the worker; what nobody knows is ignored."""
         self.last_sign = time.monotonic()
+        if self._catching_up:
+            self._hear_again(frame)
+        else:
+            self._hear(frame)
+
+    def _hear_again(self, frame: Frame) -> None:
+        """A frame that an earlier supervisor may have heard."""
+        number = frame.get("n", self._known)
+        self._hear(frame)
+        if number >= self._known:
+            self._catching_up = False
+            self.caught_up.set()
+
+    def _hear(self, frame: Frame) -> None:
         handler = self._frames.get(frame["t"])
         if handler is None:
             return
@@ -137,6 +171,8 @@ class Hearing:
             state = frame.pop("state", None)
             if listener is not None and frame.get("turn") == listener.id:
                 listener.on_end(frame, state)  # who tells of the ending once it is known for certain
+            elif number <= self._known:  # the end of a turn that is over: its place is where it was told then
+                self.feed.publish(kind, frame)
             else:
                 self.feed.publish(kind, frame, number)
             return
@@ -145,7 +181,7 @@ class Hearing:
             listener.on_event(number, frame, encoded)
 
     def _on_ready(self, frame: Frame) -> None:
-        if self.says_ready:
+        if self.says_ready and not (self._is_adopted and frame["n"] <= self._known):
             self._bad("a second 'ready' frame", 0)
             return
         if skipped := frame.get("skipped"):
@@ -161,11 +197,24 @@ class Hearing:
                         "handles": [kind for kind in ("chat", "invoke") if kind in handles],
                         "properties": {},
                     }
-        self.says_ready = True
+        was_ready, self.says_ready = self.says_ready, True
         self._say("ready", frame)
-        self._ready()
+        if not was_ready:
+            self._ready()
+
+    def _on_reset(self, frame: Frame) -> None:
+        """The worker begins to tell again what it can."""
+        self.feed.begin_after(frame["last"])
+        self._known = frame["upto"]
+        self._catching_up = self._known > frame["last"]
+        if not self._catching_up:
+            self.caught_up.set()
 
     def _on_beat(self, frame: Frame) -> None:
+        if self._is_adopted and frame["n"] > self._known and self._listener is not None:
+            turn = frame.get("turn", self._listener.id)
+            if turn != self._listener.id:
+                self._listener.on_unknown()
         lag = frame.get("lag_ms")
         self._lag_ms = float(lag) if isinstance(lag, int | float) else 0.0
 
@@ -201,6 +250,7 @@ class Hearing:
         self.feed.publish(kind, {key: value for key, value in frame.items() if key not in ("t", "n")}, frame["n"])
 
     _frames: Final = {
+        Up.RESET.value: _on_reset,
         Up.EVENT.value: _on_event,
         Up.READY.value: _on_ready,
         Up.BEAT.value: _on_beat,

@@ -27,6 +27,20 @@ class Lease:
         self.pings += 1
         self.deadline = now + self.timeout
 
+    def resume(self, now: float, last: float, pings: int, died_at: float, *, paused: bool) -> None:
+        """Go on with a lease that an earlier supervisor kept, which died at `died_at`.
+
+        It was kept `last` (0: nobody knows, it begins anew) and pinged so often. `paused`: the time without a
+        supervisor does not count, since nobody could ping.
+        """
+        if not last:
+            self.begin(now)
+            return
+        self.pings = pings
+        self.last_ping = last if pings else None
+        down = max(0.0, now - max(last, died_at)) if paused else 0.0
+        self.deadline = last + self.timeout + down
+
     def remaining(self, now: float) -> float | None:
         """Seconds until it lapses, None when it never does (or has not begun)."""
         return None if self.deadline == NEVER else self.deadline - now

@@ -2,7 +2,7 @@
 
 ::
 
-              claim            READY                STOP / LAPSE / EXIT / BROKEN
+              claim       READY, ADOPTED            STOP / LAPSE / EXIT / BROKEN
      (none) ─────────▶ STARTING ──────▶ RUNNING ───────────────────────────────▶ STOPPING ──GONE──▶ GONE
                           │  EXIT, TIMEOUT, STOP, KILL, BROKEN                       ▲
                           └──────────────────────────────────────────────────────────┘
@@ -38,6 +38,7 @@ class Event(Enum):
 
     PING = auto()  # a client keeps the lease
     START = auto()  # somebody wants to start a channel of this name
+    ADOPTED = auto()  # the worker was ready for an earlier supervisor, and lives
     READY = auto()  # the worker says so itself; a foreign one has lived through the settling time
     EXIT = auto()  # the worker process has ended, by itself or as it was told
     SPAWN_FAILED = auto()  # there never was a process
@@ -89,6 +90,7 @@ TABLE: Final[Mapping[State, Mapping[Event, Row]]] = MappingProxyType(
         State.STARTING: {
             Event.PING: Row(State.STARTING),  # allowed (section 5); the lease begins when the worker is ready
             Event.START: Row(State.STARTING, refusal=Cause.CHANNEL_EXISTS),
+            Event.ADOPTED: Row(State.RUNNING),
             Event.READY: Row(State.RUNNING, (Action.BEGIN_LEASE, Action.ANSWER_START)),
             Event.EXIT: Row(State.STOPPING, (Action.NOTE_EXIT,), Cause.EXITED_BEFORE_READY),
             Event.SPAWN_FAILED: Row(State.GONE, _DONE, Cause.SPAWN_FAILED),
@@ -104,6 +106,7 @@ TABLE: Final[Mapping[State, Mapping[Event, Row]]] = MappingProxyType(
         State.RUNNING: {
             Event.PING: Row(State.RUNNING, (Action.REFRESH,)),
             Event.START: Row(State.RUNNING, refusal=Cause.CHANNEL_EXISTS),
+            Event.ADOPTED: Row(State.RUNNING),
             Event.READY: Row(State.RUNNING),
             Event.EXIT: Row(State.STOPPING, (Action.NOTE_EXIT,)),
             Event.SPAWN_FAILED: Row(State.GONE, _DONE, Cause.SPAWN_FAILED),
@@ -119,6 +122,7 @@ TABLE: Final[Mapping[State, Mapping[Event, Row]]] = MappingProxyType(
         State.STOPPING: {
             Event.PING: Row(State.STOPPING, refusal=Cause.CHANNEL_UNKNOWN),
             Event.START: Row(State.STOPPING, refusal=Cause.CHANNEL_EXISTS),
+            Event.ADOPTED: Row(State.STOPPING),
             Event.READY: Row(State.STOPPING),
             Event.EXIT: Row(State.STOPPING, (Action.NOTE_EXIT,)),
             Event.SPAWN_FAILED: Row(State.GONE, _DONE),
@@ -134,6 +138,7 @@ TABLE: Final[Mapping[State, Mapping[Event, Row]]] = MappingProxyType(
         State.GONE: {
             Event.PING: Row(State.GONE, refusal=Cause.CHANNEL_UNKNOWN),
             Event.START: Row(State.GONE),  # its name is free
+            Event.ADOPTED: Row(State.GONE),
             Event.READY: Row(State.GONE),
             Event.EXIT: Row(State.GONE),
             Event.SPAWN_FAILED: Row(State.GONE),

@@ -1,9 +1,18 @@
-"""What a later supervisor has to know of a channel. Pure."""
+"""What a later supervisor has to know of a channel, and what it makes of that. Pure."""
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from supervisor.channels.lease import NEVER, Lease
+from supervisor.causes import Cause
+from supervisor.channels.lease import NEVER
+from supervisor.channels.preparation import Plan
+from supervisor.channels.requests import SEPARATOR, Owner, StartRequest
+from supervisor.processes.journal import ChannelEnding, ChannelRecord
+from worker.spawn import Limits
+
+if TYPE_CHECKING:
+    from supervisor.channels.lease import Lease
 
 
 class Recorded(Protocol):
@@ -11,34 +20,91 @@ class Recorded(Protocol):
 
     id: str
     name: str
+    owner: Owner
     graph_name: str
     pid: int | None
     created_at: float
-    lease: Lease
+    ready_at: float
+    lease: "Lease"
     foreign: bool
+    limits: Limits
+    port: int
     user: str
     session: str | None
     source: str
+    on_demand: bool
+    shared: bool
 
     @property
-    def log_file(self) -> Path:
-        """Where the worker's output goes."""
+    def nodes(self) -> list[dict[str, Any]]:
+        """What its worker told of its graph."""
+
+    @property
+    def reason(self) -> tuple[Cause, str] | None:
+        """Why it ends, as far as that is known; None: it does not."""
 
 
-def record_of(channel: Recorded, start_time: int, boot_id: str) -> dict[str, Any]:
-    """The record of a channel whose worker began at `start_time` (clock ticks since the boot `boot_id`)."""
-    return {
-        "id": channel.id,
-        "channel": channel.name,
-        "graph": channel.graph_name,
-        "pid": channel.pid,
-        "start_time": start_time,
-        "boot_id": boot_id,
-        "created_at": channel.created_at,
-        "timeout": None if channel.lease.timeout == NEVER else channel.lease.timeout,
-        "foreign": channel.foreign,
-        "log_file": str(channel.log_file),
-        "user": channel.user,
-        "session": channel.session,
-        "source": channel.source,
-    }
+def record_of(
+    channel: Recorded, files: tuple[Path, Path], slot: int, *, start_time: int, boot_id: str, instance: str
+) -> ChannelRecord:
+    """The record of a channel whose worker began at `start_time` (clock ticks since the boot `boot_id`).
+
+    `files` are the paths of its log and of its property file, `slot` is its place among the marks of pings.
+    """
+    ending = channel.reason
+    return ChannelRecord(
+        id=channel.id,
+        instance=instance,
+        channel=channel.name,
+        graph=channel.graph_name,
+        pid=channel.pid or 0,
+        start_time=start_time,
+        boot_id=boot_id,
+        created_at=channel.created_at,
+        ready_at=channel.ready_at,
+        timeout=None if channel.lease.timeout == NEVER else channel.lease.timeout,
+        slot=slot,
+        foreign=channel.foreign,
+        log_file=str(files[0]),
+        property_file=str(files[1]),
+        port=channel.port,
+        limits=asdict(channel.limits),
+        user=channel.user,
+        session=channel.session,
+        source=channel.source,
+        space=channel.owner.space,
+        key=channel.owner.key,
+        most_channels=channel.owner.channels,
+        on_demand=channel.on_demand,
+        shared=channel.shared,
+        nodes=channel.nodes,
+        ending=None if ending is None else ChannelEnding(cause=ending[0].value, detail=ending[1]),
+    )
+
+
+def request_of(record: ChannelRecord) -> StartRequest:
+    """The request that such a channel was started by, as far as it still matters."""
+    return StartRequest(
+        channel_name=record.channel.rpartition(SEPARATOR)[2],
+        graph_name=record.graph,
+        user=record.user,
+        session=record.session,
+        source=record.source,
+        on_demand=record.on_demand,
+        shared=record.shared,
+        owner=Owner(record.space, record.key, record.most_channels),
+    )
+
+
+def plan_of(record: ChannelRecord) -> Plan:
+    """The plan of such a channel, without what its worker has got already."""
+    limits = Limits.from_dict(record.limits)
+    return Plan(foreign=record.foreign, environment={}, limits=limits, warnings=(), port=record.port)
+
+
+def ending_of(record: ChannelRecord) -> tuple[Cause, str] | None:
+    """Why it was told to end; a cause that this version does not know is an end all the same."""
+    if record.ending is None:
+        return None
+    known = record.ending.cause in set(Cause)
+    return Cause(record.ending.cause) if known else Cause.SERVER_LOST, record.ending.detail

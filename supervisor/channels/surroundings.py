@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from supervisor.processes.logs import LogWriter
+from supervisor.processes.marks import Marks
 from supervisor.processes.rota import Rota
 from supervisor.processes.spawner import SpawnerClient
 from supervisor.settings import Settings
@@ -21,12 +22,16 @@ def unheard(_kind: str, _fields: Mapping[str, Any]) -> None:
 class Surroundings:
     """What is not a channel's own.
 
-    The settings, the spawner's client, the thread that writes the logs, the order in which workers are read, and who
-    hears of the channels' lives.
+    The settings, the spawner's client, the thread that writes the logs, the order in which workers are read, the marks
+    of pings, this supervisor's epoch on the pipes (later than any before it), and who hears of the channels' lives.
+    `recorded` calls back once all that was announced so far is in the ledger.
     """
 
     settings: Settings
     spawner: SpawnerClient
     writer: LogWriter
     rota: Rota
+    marks: Marks
+    epoch: int
+    recorded: Callable[[Callable[[], None]], None]
     announce: Announce = unheard

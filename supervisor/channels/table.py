@@ -5,6 +5,7 @@ import itertools
 import time
 from contextvars import Context
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -12,12 +13,14 @@ import structlog
 
 from supervisor.causes import Cause, Refusal
 from supervisor.channels.channel import Channel
-from supervisor.channels.lease import timeout_of
+from supervisor.channels.lease import NEVER, timeout_of
 from supervisor.channels.lifecycle import Event, State
 from supervisor.channels.preparation import Preparation
+from supervisor.channels.record import plan_of, request_of
 from supervisor.channels.requests import SEPARATOR, Owner, StartRequest, check_channel_name
 from supervisor.channels.surroundings import Surroundings
 from supervisor.ports import PortAllocator
+from supervisor.processes.adopt import Survivor
 from worker.spawn import Receipt, instance_of
 
 log = structlog.get_logger("supervisor.table")
@@ -93,11 +96,35 @@ class ChannelTable:
         channel.announce("claimed", created_at=channel.created_at)
         for warning in plan.warnings:
             log.warning("channel.graph_warning", channel=channel.name, warning=warning)
+        self._begin(channel)
+        return channel
+
+    def adopt(self, survivor: Survivor) -> Channel | None:
+        """Go on with a channel of an earlier supervisor; None when it cannot be, for another one has its name."""
+        record = survivor.record
+        if record.channel in self._channels and not survivor.ended:
+            log.error("channel.not_adopted", channel=record.channel, id=record.id, reason="its name is taken")
+            return None
+        self._ports.hold(record.port)
+        channel = Channel(
+            request_of(record),
+            plan_of(record),
+            record.id,
+            (Path(record.log_file), Path(record.property_file)),
+            NEVER if record.timeout is None else record.timeout,
+            self._around,
+            self._release,
+        )
+        self._channels.setdefault(channel.name, channel)
+        channel.adopt(survivor)
+        self._begin(channel)
+        return channel
+
+    def _begin(self, channel: Channel) -> None:
         # In a context of its own: what it logs is not the start request's.
-        task = asyncio.create_task(self._live(channel), name=f"channel {channel_id}", context=Context())
+        task = asyncio.create_task(self._live(channel), name=f"channel {channel.id}", context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return channel
 
     def ping(self, name: str) -> None:
         """Keep a channel's lease; raises Refusal(CHANNEL_UNKNOWN)."""

@@ -109,6 +109,7 @@ ROWS: Final[dict[Cause, Row]] = {
     Cause.SERVER_STOPPED: Row("10101", 503),
     Cause.SERVER_LOST: Row("10101", 503),
     Cause.SPAWNER_LOST: Row("10101", 503),
+    Cause.ADOPTION_FAILED: Row("10101", 503),
     Cause.STOP_FAILED: Row("10102", 500),
     Cause.SESSION_IDLE: Row("10101", 503),
     Cause.SESSION_EVICTED: Row("10101", 503),

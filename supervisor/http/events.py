@@ -52,7 +52,7 @@ ChannelEvent = Literal[
     "gap",
     "ended",
 ]
-LifeEvent = Literal["claimed", "ready", "turn_begun", "turn_ended", "stopping", "gone"]
+LifeEvent = Literal["claimed", "adopted", "ready", "turn_begun", "turn_ended", "stopping", "gone"]
 ABOUT_THE_STREAM: Final = frozenset({"gap", "ended"})  # no filter keeps them back
 
 After = Annotated[

@@ -70,6 +70,7 @@ ENDINGS: Final = (
     Cause.SERVER_STOPPED,
     Cause.SERVER_LOST,
     Cause.SPAWNER_LOST,
+    Cause.ADOPTION_FAILED,
     Cause.STOP_FAILED,
     Cause.SESSION_IDLE,
     Cause.SESSION_EVICTED,

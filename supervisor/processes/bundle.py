@@ -10,11 +10,10 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import orjson
 import structlog
 
 from worker.spawn import FIFOS, LOCK_FILE, instance_of
@@ -24,19 +23,19 @@ log = structlog.get_logger("supervisor.bundle")
 MARKER: Final = "agentd-state"
 CHANNELS: Final = "ch"
 RECORDS: Final = "records"
-RECORD_VERSION: Final = 1
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_CHANNEL_ID: Final = r"[0-9a-f]+-[0-9]+"
+CHANNEL_ID: Final = r"[0-9a-f]+-[0-9]+"
 
 
 class Bundle:
-    """The folder of one channel, mode 0700, and its record."""
+    """The folder of one channel, mode 0700, its record, and that of the turn it is at."""
 
     def __init__(self, state_dir: Path, channel_id: str) -> None:
         self.folder = state_dir / CHANNELS / channel_id
         self.record = state_dir / RECORDS / f"{channel_id}.json"
+        self.turn_record = state_dir / RECORDS / f"{channel_id}.turn.json"
 
     def create(self) -> None:
         """Make the folder with its FIFOs; the worker makes its lock file. Raises OSError."""
@@ -44,26 +43,29 @@ class Bundle:
         for name in FIFOS:
             os.mkfifo(f"{self.folder}/{name}", 0o600)
 
-    def write_record(self, record: dict[str, Any]) -> None:
+    def write_record(self, record: bytes) -> None:
         """Replace the record atomically: a reader sees the old one or the new one, whole. Raises OSError."""
-        new = self.record.with_suffix(".json.new")
-        new.unlink(missing_ok=True)
-        fd = os.open(new, _NEW_FILE, 0o600)
-        try:
-            view = memoryview(orjson.dumps({"version": RECORD_VERSION, **record}))
-            while view:
-                view = view[os.write(fd, view) :]
-            new.replace(self.record)
-        except OSError:
-            new.unlink(missing_ok=True)
-            raise
-        finally:
-            os.close(fd)
+        _replace(self.record, record)
+
+    def write_turn(self, record: bytes) -> None:
+        """The same for the record of the turn. Raises OSError."""
+        _replace(self.turn_record, record)
+
+    def forget_turn(self) -> None:
+        """Remove the record of the turn. Raises OSError."""
+        self.turn_record.unlink(missing_ok=True)
+
+    def forget(self) -> None:
+        """Remove the records, whatever became of them. Raises OSError."""
+        for path in (self.record, _new(self.record), self.turn_record, _new(self.turn_record)):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError:  # somebody made a folder of it
+                remove(path)
 
     def remove_own(self) -> bool:
-        """Remove the record, what agentd put into the folder, and the folder; False when more is there than that."""
+        """Remove what agentd put into the folder, and the folder; False when more is there than that."""
         try:
-            self.record.unlink(missing_ok=True)
             fd = os.open(self.folder, _FOLDER)
         except FileNotFoundError:
             return True
@@ -81,9 +83,28 @@ class Bundle:
         return True
 
     def remove(self) -> None:
-        """Remove the record and the folder, whatever became of them; nothing when they are gone. Raises OSError."""
-        for path in (self.record, self.record.with_suffix(".json.new"), self.folder):
-            remove(path)
+        """Remove the folder, whatever became of it; nothing when it is gone. Raises OSError."""
+        remove(self.folder)
+
+
+def _new(path: Path) -> Path:
+    return path.with_suffix(".json.new")
+
+
+def _replace(path: Path, data: bytes) -> None:
+    new = _new(path)
+    new.unlink(missing_ok=True)
+    fd = os.open(new, _NEW_FILE, 0o600)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        new.replace(path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(fd)
 
 
 def remove(path: Path) -> None:
@@ -183,25 +204,32 @@ def _is_marked(state_dir: Path) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
 
 
-def clear_bundles(state_dir: Path, log_path: Path) -> int:
+def clear_bundles(state_dir: Path, log_path: Path, but: Collection[str] = ()) -> int:
     """Remove what is left of channels that ended with an earlier control server; how many folders there were.
 
     That is their folders, their records and, in `log_path`, the property files of this state folder's foreign workers,
-    which hold tokens. What cannot be removed is logged and left. Never raises.
+    which hold tokens; those of the channels in `but` (ids) stay. What cannot be removed is logged and left. Never
+    raises.
     """
     instance = re.escape(instance_of(state_dir))
-    left = _clear(state_dir / CHANNELS, _CHANNEL_ID, lambda entry: entry.is_dir(follow_symlinks=False))
-    _clear(state_dir / RECORDS, rf"{_CHANNEL_ID}\.json(\.new)?")
-    _clear(log_path, rf"property-.+_{instance}-{_CHANNEL_ID}\.json")
+    left = _clear(state_dir / CHANNELS, rf"({CHANNEL_ID})", but, lambda entry: entry.is_dir(follow_symlinks=False))
+    _clear(state_dir / RECORDS, rf"({CHANNEL_ID})(\.turn)?\.json(\.new)?", but)
+    _clear(log_path, rf"property-.+_{instance}-({CHANNEL_ID})\.json", but)
     return left
 
 
-def _clear(folder: Path, pattern: str, fits: Callable[[os.DirEntry[str]], bool] = lambda _: True) -> int:
-    """Remove from a folder what has such a name; how many were removed."""
+def _clear(
+    folder: Path, pattern: str, but: Collection[str], fits: Callable[[os.DirEntry[str]], bool] = lambda _: True
+) -> int:
+    """Remove from a folder what has such a name, whose first group is an id; how many were removed."""
     removed = 0
     try:
         with os.scandir(folder) as entries:
-            paths = [Path(entry) for entry in entries if re.fullmatch(pattern, entry.name, re.DOTALL) and fits(entry)]
+            paths = [
+                Path(entry)
+                for entry in entries
+                if (match := re.fullmatch(pattern, entry.name, re.DOTALL)) and match[1] not in but and fits(entry)
+            ]
     except OSError as error:
         log.warning("state.unreadable", folder=str(folder), error=str(error))
         return 0

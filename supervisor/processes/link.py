@@ -9,7 +9,7 @@ from typing import Final
 
 from supervisor.processes.receiver import Receiver
 from supervisor.processes.rota import Rota
-from worker.frames import VERSION, Bad, Down, Frame, Up, encode
+from worker.frames import OLDEST, VERSION, Bad, Down, Frame, Up, encode
 from worker.spawn import DOWN_FIFO, UP_FIFO
 
 READ_SIZE: Final = 32 * 1024  # at once, then the other channels have their turn
@@ -87,17 +87,35 @@ class Link:
         self.held: int | None = None
         self._window_end = 0.0
         self._window_left = 0
-        self._receiver = Receiver(epoch=1)
+        self._receiver = Receiver(epoch=0)
 
-    def open(self, folder: Path, *, epoch: int = 1, last: int = 0) -> None:
-        """Attach to the FIFOs in `folder` and ask the worker to go on after frame `last`. Raises OSError."""
-        self._receiver = Receiver(epoch, last)
-        self._acked = last
+    def open(self, folder: Path, *, epoch: int = 1) -> None:
+        """Attach to the FIFOs in `folder` of a worker that is new. Raises OSError."""
+        self._open(folder, Receiver(epoch))
+        self._ask_to_resume(epoch)
+
+    def adopt(self, folder: Path, *, epoch: int, ended: bool) -> None:
+        """Attach to the FIFOs in `folder` of a worker that an earlier supervisor had. Raises OSError.
+
+        `epoch` is later than all that the worker has seen. It is asked for all that it can still tell; its ``reset``,
+        which comes first, says from where on that is. One that has `ended` is not asked.
+        """
+        self._open(folder, Receiver(epoch, adopting=True, ended=ended))
+        if not ended:
+            self._ask_to_resume(epoch)
+
+    def _open(self, folder: Path, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._acked = receiver.last
         self._ack_frames = FIRST_ACK_FRAMES
         self._up = os.open(folder / UP_FIFO, _WARY)
         self._down = os.open(folder / DOWN_FIFO, _WARY)
         self._loop.add_reader(self._up, self._on_readable)
-        self.send({"t": Down.RESUME.value, "v": VERSION, "epoch": epoch, "last": last})
+
+    def _ask_to_resume(self, epoch: int) -> None:
+        # What an earlier supervisor wrote in part ends with the newline; on a new pipe it is an empty line.
+        self._outbox += b"\n"
+        self.send({"t": Down.RESUME.value, "v": OLDEST, "most": VERSION, "epoch": epoch, "last": 0})
 
     def send(self, frame: Frame) -> None:
         """Write one frame, now or when there is room. Raises FrameError, LinkFullError, or OSError when closed."""

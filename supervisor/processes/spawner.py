@@ -5,12 +5,13 @@ import contextlib
 import os
 import socket
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import structlog
 
+from supervisor.processes.inherited import INHERITED_EVENTS, Inherited, Proof
 from supervisor.processes.launch import (
     LAUNCH_SECONDS,
     SpawnerOptions,
@@ -27,6 +28,8 @@ log = structlog.get_logger("supervisor.spawner")
 PREDECESSOR_SECONDS: Final = 15.0
 SHUTDOWN_SECONDS: Final = 1.5
 RETRY_SECONDS: Final = 1.0
+FIND_SECONDS: Final = 0.1
+DISCARD_SECONDS: Final = 8.0
 FULL_SECONDS: Final = 0.05
 
 
@@ -43,22 +46,13 @@ class Listener(Protocol):
         """The worker itself has ended (status as `Popen.returncode`); the rest of its tree is being killed."""
 
     def on_gone(self, receipt: Receipt) -> None:
-        """Nothing is left. Final."""
+        """Nothing is left. Final; `SpawnerClient.forget` is to be called once that is on record."""
 
     def on_unkillable(self, pids: list[int]) -> None:
         """These outlived SIGKILL for some seconds; on_gone follows should they end."""
 
     def on_spawner_lost(self) -> None:
         """The spawner died and took its workers with it. Final."""
-
-
-@contextlib.contextmanager
-def _opened(pid: int) -> Iterator[int]:
-    pidfd = os.pidfd_open(pid)
-    try:
-        yield pidfd
-    finally:
-        os.close(pidfd)
 
 
 class SpawnerClient:
@@ -73,11 +67,14 @@ class SpawnerClient:
         self._loop = asyncio.get_running_loop()
         self._peer: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._pidfd = -1  # of a spawner that we did not start
         self._listeners: dict[str, Listener] = {}
         self._lost_listeners: list[Listener] = []
         self._unsent: list[tuple[dict[str, Any], int]] = []  # message and descriptor, while the socket is full or gone
         self._retry: asyncio.TimerHandle | None = None
+        self.inherited: dict[str, Inherited] = {}
         self._greeted = asyncio.Event()
+        self._listed = asyncio.Event()  # all that an earlier control server left was told
         self._ended = asyncio.Event()
         self._revival: asyncio.Task[None] | None = None
         self._closing = False
@@ -99,14 +96,50 @@ class SpawnerClient:
         """Whether a spawner answers now."""
         return self._peer is not None and self._greeted.is_set()
 
-    async def start(self) -> int:
-        """End the spawner of an earlier control server, with all it has, and start ours; how many channels it had.
+    async def start(self) -> None:
+        """Find the spawner of an earlier control server, with all it has, or start ours.
 
-        Raises SpawnerUnavailableError.
+        Raises SpawnerUnavailableError. What there was is in `inherited`: each of it is to be adopted or discarded.
         """
-        left = await self._end_predecessor()
-        await self._attach()
-        return left
+        until = self._loop.time() + PREDECESSOR_SECONDS
+        while True:
+            if await self._find():
+                return
+            try:
+                await self._attach()
+            except SpawnerUnavailableError:  # perhaps the earlier one still holds the folder, while it ends
+                if self._loop.time() >= until:
+                    raise
+                await asyncio.sleep(FIND_SECONDS)
+            else:
+                return
+
+    def adopt(self, channel_id: str, listener: Listener) -> None:
+        """From now on `listener` hears of a channel that was inherited; what happened to it before it hears soon."""
+        for message in self.inherited.pop(channel_id).told:
+            self._loop.call_soon(self._events[message["ev"]], message)
+        self._listeners[channel_id] = listener
+
+    async def discard(self) -> int:
+        """End everything inherited that was not adopted, and wait until nothing of it is left; how many there were.
+
+        Bounded by DISCARD_SECONDS: what outlives SIGKILL does not hold up the start.
+        """
+        left, self.inherited = self.inherited, {}
+        proofs = {}
+        for channel_id, tree in left.items():
+            if tree.receipt is None:
+                proofs[channel_id] = self._listeners[channel_id] = Proof(self._loop)
+                self.kill(channel_id)
+            else:
+                self.forget(channel_id)
+        if proofs:
+            _, late = await asyncio.wait([proof.gone for proof in proofs.values()], timeout=DISCARD_SECONDS)
+            if late:
+                log.error("spawner.discard_late", channels=len(late), after_seconds=DISCARD_SECONDS)
+        for channel_id in proofs:
+            self.forget(channel_id)
+        return len(left)
 
     def spawn(self, request: SpawnRequest, config: bytes | None, listener: Listener) -> None:
         """Start a worker; the outcome comes to `listener`. `config` is handed to an own worker, never to the disk.
@@ -136,6 +169,10 @@ class SpawnerClient:
         """Kill the whole tree now. May be asked again: for one that is not there the answer is on_gone."""
         self._send({"op": "kill", "id": channel_id})
 
+    def forget(self, channel_id: str) -> None:
+        """The ending of this channel is on record: the spawner need not keep it any longer."""
+        self._send({"op": "forget", "id": channel_id})
+
     async def close(self) -> None:
         """End the spawner with everything that is left, and wait until it has ended: SHUTDOWN_SECONDS at most."""
         self._closing = True
@@ -152,27 +189,27 @@ class SpawnerClient:
 
     # ------------------------------------------------------------------ the connection
 
-    async def _end_predecessor(self) -> int:
+    async def _find(self) -> bool:
+        """Connect to a spawner that is there; False when there is none, or it ends just now."""
         try:
             self._open()
         except OSError:
-            return 0  # there is none
-        self._closing = True  # its end is what we wait for, not a loss
+            return False
+        self._closing = True  # it may be about to end: that is no loss of ours
         try:
-            if not await self._wait(self._greeted, LAUNCH_SECONDS):
-                raise SpawnerUnavailableError(f"the spawner in {self._state_dir} does not greet")
-            with _opened(self.hello["pid"]) as pidfd:
-                self._send({"op": "shutdown"})
-                # The end of the process, not its word: only then the folder's lock is free for its successor.
-                if not await readable(pidfd, PREDECESSOR_SECONDS):
-                    pid = self.hello["pid"]
-                    raise SpawnerUnavailableError(f"the spawner in {self._state_dir}, pid {pid}, does not end")
+            if await self._wait(self._greeted, LAUNCH_SECONDS) and self._peer is not None:
+                if self.hello["version"] != VERSION:
+                    raise SpawnerUnavailableError(
+                        f"the spawner in {self._state_dir} speaks version {self.hello['version']}; we {VERSION}"
+                    )
+                if await self._wait(self._listed, LAUNCH_SECONDS) and self._peer is not None:
+                    self._pidfd = os.pidfd_open(self.hello["pid"])  # it lives, for it is connected
+                    return True
+            self._detach()
+            return False
         finally:
             self._closing = False
-            self._detach()
             self._ended.clear()
-        left: int = self.hello["trees"]
-        return left
 
     async def _attach(self) -> None:
         self._process = await launch(self._state_dir, self._options, self._environment)
@@ -194,6 +231,8 @@ class SpawnerClient:
             peer.close()
             raise
         self._greeted.clear()
+        self._listed.clear()
+        self.inherited.clear()
         self._peer = peer
         self._loop.add_reader(peer, self._read)
 
@@ -207,6 +246,7 @@ class SpawnerClient:
         """Take the status of the spawner we started; one that does not end within SHUTDOWN_SECONDS is killed."""
         process, self._process = self._process, None
         if process is None:
+            await self._see_end()
             return
         try:
             await asyncio.to_thread(process.wait, SHUTDOWN_SECONDS)
@@ -214,6 +254,17 @@ class SpawnerClient:
             log.warning("spawner.killed", pid=process.pid)
             process.kill()
             await asyncio.to_thread(process.wait)
+
+    async def _see_end(self) -> None:
+        """Wait for the end of a spawner that another server started; SHUTDOWN_SECONDS at most."""
+        pidfd, self._pidfd = self._pidfd, -1
+        if pidfd < 0:
+            return
+        try:
+            if not await readable(pidfd, SHUTDOWN_SECONDS):
+                log.warning("spawner.end_late", pid=self.hello["pid"], seconds=SHUTDOWN_SECONDS)
+        finally:
+            os.close(pidfd)
 
     def _detach(self) -> None:
         if self._retry is not None:
@@ -310,13 +361,29 @@ class SpawnerClient:
                 self._lost()
                 return
             message = unpack(data)
-            # A channel that nobody listens for is a predecessor's, or was told its final word already.
-            if message.get("id", "") in self._listeners or "id" not in message or message["ev"] == "gone":
+            if (channel_id := message.get("id")) is None or channel_id in self._listeners:
                 self._events[message["ev"]](message)
+            elif message["ev"] in INHERITED_EVENTS:
+                self._on_inherited(message)
+            # else it is of a channel that was told its final word already
 
     def _on_hello(self, message: dict[str, Any]) -> None:
         self.hello = message
         self._greeted.set()
+        if not message["trees"]:
+            self._listed.set()
+
+    def _on_inherited(self, message: dict[str, Any]) -> None:
+        """What an earlier control server left, as the greeting lists it, and what happens to it until it is adopted."""
+        channel_id = message["id"]
+        if message["ev"] in ("live", "gone") and not self._listed.is_set():
+            self.inherited[channel_id] = Inherited(message)
+            if len(self.inherited) == self.hello["trees"]:
+                self._listed.set()
+        elif channel_id in self.inherited:
+            self.inherited[channel_id].hear(message)
+        elif message["ev"] == "gone":
+            self.forget(channel_id)
 
     def _on_zygote(self, message: dict[str, Any]) -> None:
         facts = {key: message[key] for key in ("preload", "pid", "status") if key in message}
@@ -326,7 +393,6 @@ class SpawnerClient:
             log.warning("zygote.died", **facts)
 
     def _on_gone(self, message: dict[str, Any]) -> None:
-        self._send({"op": "forget", "id": message["id"]})
         listener = self._listeners.pop(message["id"], None)
         if listener is not None:
             listener.on_gone(Receipt.from_dict(message["receipt"]))

@@ -55,6 +55,9 @@ class Ledger:
                 if len(self._pinged) < MOST_PINGED or channel in self._pinged:
                     self._pinged[channel] = (self._pinged.get(channel, (0, 0.0))[0] + count, at)
                 return  # it goes with what is noted next
+            case ChannelClaimed(again=True):  # what comes after it must not go by a row that is not written
+                self._put(Work(((Stage.CHANNEL_CLAIMED, self._claim(channel, entry)),), ROW_BYTES, kept=True))
+                return
             case ChannelClaimed():
                 self._claimed[channel] = self._claim(channel, entry)
             case ChannelReady(at=at, pid=pid):

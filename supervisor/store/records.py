@@ -228,7 +228,10 @@ class AttachmentRow:
 
 @dataclass(frozen=True, slots=True)
 class ChannelClaimed:
-    """A channel begins: its id, its name, and whose it is; `source` is the API it came by."""
+    """A channel begins: its id, its name, and whose it is; `source` is the API it came by.
+
+    `again`: it began with an earlier server, so that this is on record as a rule.
+    """
 
     channel: str
     at: float
@@ -237,6 +240,7 @@ class ChannelClaimed:
     user: str
     session: str | None
     source: str
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

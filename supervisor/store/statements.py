@@ -142,22 +142,9 @@ def statements_for(dialect: str) -> dict[Stage, UpdateBase]:
 
 
 def _close(table: Table, **more: Null) -> UpdateBase:
-    """What is open on record and was there when the store was opened cannot be running any more.
-
-    With `whose` None it does not matter whose it is.
-    """
+    """One that is open on record although nothing of it is running any more."""
     told: dict[str, Any] = {column: bindparam(name) for column, name in _CLOSED_COLUMNS.items() if column in table.c}
-    return (
-        update(table)
-        .where(
-            and_(
-                table.c.ended_at.is_(None),
-                table.c.number <= bindparam("last"),
-                table.c.instance == func.coalesce(bindparam("whose", type_=Text), table.c.instance),
-            )
-        )
-        .values(**told, **more)
-    )
+    return update(table).where(and_(table.c.ended_at.is_(None), table.c.id == bindparam("lost"))).values(**told, **more)
 
 
 def _end() -> UpdateBase:

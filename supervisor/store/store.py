@@ -2,11 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import structlog
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from supervisor.causes import EXPLANATIONS, Cause
@@ -44,11 +44,11 @@ SETTLE_SECONDS: Final = 5.0
 ERASE_SECONDS: Final = 60.0
 CLOSE_SECONDS: Final = 5.0
 
-# What an earlier server may have left open, and what closes it.
+# What an earlier server may have left open, what closes it, and what it lives by: what lives on keeps it open.
 _LEFT_OPEN: Final = (
-    (turns, Stage.CLOSE_TURNS),
-    (ledger_table, Stage.CLOSE_CHANNELS),
-    (responses, Stage.CLOSE_RESPONSES),
+    (turns, Stage.CLOSE_TURNS, turns.c.id),
+    (ledger_table, Stage.CLOSE_CHANNELS, ledger_table.c.id),
+    (responses, Stage.CLOSE_RESPONSES, responses.c.turn),
 )
 
 
@@ -96,17 +96,18 @@ class Store:
         self._retention = Retention(self._erase, store_keep_days=store_keep_days, ledger_keep_days=ledger_keep_days)
         self._pruning: asyncio.Task[None] | None = None
 
-    async def open(self) -> None:
+    async def open(self, channels: Collection[str] = (), turns: Collection[str] = ()) -> None:
         """Take the store, bring its schema up to date, close on record what an earlier server left open.
 
-        From then on what is too old is removed in the background. Raises StoreError.
+        That is all but the `channels` and `turns` (ids) that go on, or whose ending will be told. From then on what is
+        too old is removed in the background. Raises StoreError.
         """
         began = time.monotonic()
         await self._database.open()
         try:
-            last = await self._database.read(_last_numbers)
+            left = await self._database.read(self._left_open)
             self._writer.start()
-            lost = await self._close_lost(last)
+            lost = await self._close_lost(left, channels, turns)
         except BaseException:
             await self.close()
             raise
@@ -194,6 +195,11 @@ class Store:
     def note(self, entry: LedgerEntry) -> None:
         """Put an event of a channel's life on record soon. Never waits, never raises."""
         self._ledger.note(entry)
+
+    async def recorded(self) -> None:
+        """Wait until all that was noted so far is in the ledger. Raises StoreError when it cannot be at present."""
+        self._ledger.flush()
+        await self._writer.settled()
 
     async def ledger(
         self,
@@ -287,23 +293,26 @@ class Store:
             self._writer.withdraw(work)
             raise StoreError(f"the store {self.address} did not answer within {ERASE_SECONDS:g} s") from error
 
-    async def _close_lost(self, last: Sequence[int]) -> int:
-        """Close what was open when this server began; kept and tried again where the store cannot be written yet."""
-        cause = Cause.SERVER_LOST
+    async def _left_open(self, connection: AsyncConnection) -> list[tuple[Stage, str, str]]:
+        """What is open on record: the stage that closes it, its id, and the id of what it lives by."""
         whole = isinstance(self.address, SqliteFile)  # it is all ours, whatever the state folder was called before
-        row = {
-            "whose": None if whole else self._instance,
-            "now": time.time(),
-            "why": cause.value,
-            "said": EXPLANATIONS[cause].message,
-        }
+        found: list[tuple[Stage, str, str]] = []
+        for table, stage, lives_by in _LEFT_OPEN:
+            query = select(table.c.id, lives_by).where(table.c.ended_at.is_(None))
+            if not whole:
+                query = query.where(table.c.instance == self._instance)
+            found += [(stage, row[0], row[1]) for row in await connection.execute(query)]
+        return found
+
+    async def _close_lost(
+        self, left: Sequence[tuple[Stage, str, str]], channels: Collection[str], turns: Collection[str]
+    ) -> int:
+        """Close what nobody will end; kept and tried again where the store cannot be written yet."""
+        cause = Cause.SERVER_LOST
+        row = {"now": time.time(), "why": cause.value, "said": EXPLANATIONS[cause].message}
+        lives = {name_of(one) for one in (*channels, *turns)}
+        rows = tuple((stage, row | {"lost": one}) for stage, one, lives_by in left if lives_by not in lives)
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        rows = tuple((stage, row | {"last": number}) for (_, stage), number in zip(_LEFT_OPEN, last, strict=True))
         self._writer.put(Work(rows, 0, kept=True, done=done))
         await asyncio.wait({done}, timeout=SETTLE_SECONDS)
         return done.result() if done.done() else 0
-
-
-async def _last_numbers(connection: AsyncConnection) -> list[int]:
-    """The newest row of each of these tables, 0 where there is none."""
-    return [(await connection.scalar(select(func.max(table.c.number)))) or 0 for table, _ in _LEFT_OPEN]

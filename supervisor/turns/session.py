@@ -17,8 +17,9 @@ from supervisor.channels.channel import Channel
 from supervisor.channels.requests import SEPARATOR, Owner
 from supervisor.channels.table import LIVE
 from supervisor.turns.archive import Archive, Conversation
+from supervisor.turns.record import encoded
 from supervisor.turns.requests import Key, TurnRequest
-from supervisor.turns.turn import Item, Turn, TurnEnding, ending_of
+from supervisor.turns.turn import Item, Turn, TurnEnding, ending_of, last_item
 
 if TYPE_CHECKING:
     from supervisor.settings import Settings
@@ -36,12 +37,23 @@ class Session:
     """The turns of one conversation."""
 
     def __init__(
-        self, key: Key, home: "Home", owner: Owner, *, single: bool = False, pinned: Channel | None = None
+        self,
+        key: Key,
+        home: "Home",
+        owner: Owner,
+        *,
+        single: bool = False,
+        pinned: Channel | None = None,
+        adopted: Channel | None = None,
     ) -> None:
-        """`owner` asks in it first; `single`: it ends with its turn; `pinned`: the channel is somebody else's."""
+        """`owner` asks in it first; `single`: it ends with its turn; `pinned`: the channel is somebody else's.
+
+        `adopted` is the channel that an earlier supervisor started for it.
+        """
         self.key = key
-        self.name = home.name_for(key, owner, single=single) if pinned is None else pinned.name
-        self.channel = pinned
+        channel = pinned or adopted
+        self.name = home.name_for(key, owner, single=single) if channel is None else channel.name
+        self.channel = channel
         self.pending: deque[Turn] = deque()
         self.current: Turn | None = None
         self._home = home
@@ -56,8 +68,8 @@ class Session:
         self._stir = asyncio.Event()
         self._idle: asyncio.TimerHandle | None = None
         self._waits: dict[Turn, asyncio.TimerHandle] = {}
-        if pinned is not None:
-            pinned.when_lost(self._on_lost)
+        if channel is not None:
+            channel.when_lost(self._on_lost)
 
     @property
     def evictable(self) -> bool:
@@ -70,7 +82,7 @@ class Session:
         most = self._settings.session_queue
         if len(self.pending) >= most:
             raise Refusal(Cause.SESSION_QUEUE_FULL, f"{most} turns of this session wait, which is the most")
-        turn = Turn(turn_id, request, lambda: self._woken(turn))
+        turn = self.turn_of(turn_id, request)
         self.pending.append(turn)
         self._rest(None)
         if not self._working:
@@ -80,6 +92,19 @@ class Session:
         loop = asyncio.get_running_loop()
         self._waits[turn] = loop.call_later(seconds, turn.cancel, Cause.SESSION_BUSY, f"waited for {seconds:g} s")
         return turn
+
+    def take_over(self, turn: Turn | None) -> None:
+        """Go on where an earlier supervisor was lost: with the turn it was at, None: it was at none."""
+        if turn is not None:
+            self.pending.append(turn)
+            self._working = True
+            self._home.own(self._work(), f"session {turn.id}")
+        elif not self._pinned:
+            self._rest_from_now()
+
+    def turn_of(self, turn_id: str, request: TurnRequest) -> Turn:
+        """A turn that is not put in the queue."""
+        return (turn := Turn(turn_id, request, lambda: self._woken(turn)))
 
     def _woken(self, turn: Turn) -> None:
         """Somebody wants a turn to end, or it has."""
@@ -96,7 +121,8 @@ class Session:
         while self.pending:
             turn = self.current = self.pending.popleft()
             linger = turn.request.linger or self._pinned
-            self._waits.pop(turn).cancel()
+            if (waiting := self._waits.pop(turn, None)) is not None:
+                waiting.cancel()
             turn.call()
             try:
                 await self._carry_out(turn)
@@ -115,8 +141,11 @@ class Session:
         elif self.channel is None or self.channel.state not in LIVE:
             self._home.forget(self)
         elif not self._pinned:
-            loop = asyncio.get_running_loop()
-            self._rest(loop.call_later(self._settings.session_idle_seconds, self._let_go, Cause.SESSION_IDLE))
+            self._rest_from_now()
+
+    def _rest_from_now(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._rest(loop.call_later(self._settings.session_idle_seconds, self._let_go, Cause.SESSION_IDLE))
 
     async def _break(self, turn: Turn) -> None:
         """A fault of ours must not leave a reader, the turns behind this one or the worker in the middle of it."""
@@ -132,16 +161,21 @@ class Session:
 
     async def _carry_out(self, turn: Turn) -> None:
         request = turn.request
+        is_new = turn.channel is None
         try:
-            channel, conversation = await self._unless_unwanted(turn, self._prepare(turn))
-            channel = await self._begin(turn, channel, conversation)
+            if turn.channel is None:
+                channel, conversation = await self._unless_unwanted(turn, self._prepare(turn))
+                channel = await self._begin(turn, channel, conversation)
+            else:
+                channel, conversation = turn.channel, await self._remembered(request)
         except Refusal as refusal:
             turn.refuse(refusal)
             if turn.recorded:
                 await self._archive.end(turn)
             return
         turn.start(channel)
-        channel.announce("turn_begun", turn=turn.id)
+        if is_new:
+            channel.announce("turn_begun", turn=turn.id)
         lost = await self._until_over(turn, channel)
         ending, last = turn.concluded or self._conclude(turn, channel, lost or channel.reason)
         if not request.store:
@@ -151,12 +185,13 @@ class Session:
         if request.store:
             await self._archive.end(turn, conversation)
             self._archive.remember(conversation, turn)
-            self._conversation = conversation
+            self._conversation = conversation if is_new else None  # of one taken over we do not know all that was said
             if conversation.is_reset:  # it did not get to begin anew: what its worker remembers does not count
                 self._primed = None
             if conversation.is_reset or request.replaces is not None:
                 self._conversation = None  # what it is from now on, the store knows
         channel.asking.end_turn()
+        channel.note_turn(None)
         turn.end(ending, last)
 
     async def _begin(self, turn: Turn, channel: Channel, conversation: Conversation) -> Channel:
@@ -168,15 +203,25 @@ class Session:
             turn.channel = channel
             known = self._primed is channel and not conversation.is_reset
             state = None if known else conversation.state
+            channel.note_turn(encoded(turn, self.key, single=self.single))
             try:
                 await channel.asking.begin_turn(turn, request.kind, request.for_worker(history, state))
             except Refusal as refusal:
+                channel.note_turn(None)
                 if refusal.cause is not Cause.CHANNEL_UNKNOWN or self._pinned or last:
                     raise
                 channel, _ = await self._unless_unwanted(turn, self._again(request, conversation))
             else:
                 break
         return channel
+
+    async def _remembered(self, request: TurnRequest) -> Conversation:
+        """The conversation of a turn that is taken over; without the store an empty one, for its end counts more."""
+        try:
+            return await self._converse(request)
+        except Refusal as refusal:
+            log.warning("session.conversation_unread", session=self.name, detail=refusal.detail)
+            return Conversation()
 
     async def _again(self, request: TurnRequest, conversation: Conversation) -> Prepared:
         """Another worker for a conversation whose last one has just ended. Raises Refusal."""
@@ -280,7 +325,7 @@ class Session:
             self._stir.set()
 
         channel.when_lost(lose)
-        deadline = loop.time() + settings.turn_seconds
+        deadline = loop.time() + settings.turn_seconds - (turn.adopted_after or 0.0)
         portion = settings.turn_silence_seconds / LOOKS
         look_at, heard, quiet = loop.time() + portion, 0, 0
         cancel_by: float | None = None
@@ -288,7 +333,7 @@ class Session:
             while True:
                 self._stir.clear()
                 now = loop.time()
-                turn.closing = turn.said is not None or bool(lost)
+                turn.closing = turn.said is not None or turn.is_lost or bool(lost)
                 if turn.closing and (not turn.held_up or turn.wish is not None):
                     return lost[0] if lost else None
                 if now >= deadline:
@@ -352,13 +397,3 @@ async def _stirred(event: asyncio.Event, seconds: float) -> None:
             await event.wait()
     except TimeoutError:
         return
-
-
-def last_item(turn: Turn, channel: Channel, ending: TurnEnding) -> Item:
-    """The event that tells the reader how the turn ended."""
-    event = ending.as_event(turn.id)
-    if lost := turn.transcript.gaps + turn.dropped:
-        event["lost"] = lost
-    if ending.completed and turn.transcript.has_value:
-        event["value"] = turn.transcript.value
-    return Item(event, channel.feed.publish(event["type"], event))

@@ -15,8 +15,10 @@ from supervisor.channels.channel import Channel
 from supervisor.channels.lifecycle import State
 from supervisor.channels.requests import SEPARATOR, Owner, StartRequest
 from supervisor.channels.table import LIVE, ChannelTable
+from supervisor.processes.journal import TurnRecord
 from supervisor.settings import Settings
 from supervisor.turns.archive import Archive
+from supervisor.turns.record import key_of, request_of
 from supervisor.turns.requests import UNNAMED, Key, TurnRequest
 from supervisor.turns.room import Fits, Room
 from supervisor.turns.session import Session
@@ -91,6 +93,34 @@ class Sessions:
         turn = self._session_for(request, turn_id).put(turn_id, request)
         self._turns[turn_id] = turn
         return turn
+
+    def adopt(self, channel: Channel, record: TurnRecord | None) -> str | None:
+        """Go on with the session of a channel that was adopted, and with its turn; the id of that."""
+        if record is not None:
+            key, single = key_of(record), record.single
+        elif channel.on_demand and channel.session is None:
+            self.stop(channel, Cause.TURN_ENDED)  # it was started for one turn, which is over
+            return None
+        else:
+            key = Key("" if channel.shared else channel.graph_name, channel.user, channel.session or "")
+            single = False
+        if channel.on_demand:
+            session = Session(key, self, channel.owner, single=single, adopted=channel)
+            if not single:
+                self._by_key[key] = session
+        elif record is not None:
+            session = Session(key, self, channel.owner, pinned=channel)
+        else:
+            return None  # whoever asks in it next makes its session
+        self._add(session)
+        if record is None:
+            session.take_over(None)
+            return None
+        turn = self._turns[record.id] = session.turn_of(record.id, request_of(record))
+        turn.take_over(channel, record.began_at)
+        channel.asking.take_up(turn)
+        session.take_over(turn)
+        return turn.id
 
     @property
     def closing(self) -> bool:

@@ -74,6 +74,8 @@ class Turn:
         self.concluded: tuple[TurnEnding, Item] | None = None  # once those who watch the channel know
         self.wish: tuple[Cause, str] | None = None  # why somebody wants it to end
         self.said: Event | None = None  # the worker's last event of it
+        self.is_lost = False  # its worker never heard of it
+        self.adopted_after: float | None = None  # seconds that it had run when it was taken over
         self.recorded = False  # its beginning is in the store
         self.is_called = False  # no earlier turn of the session is before it
         self.events = 0
@@ -94,6 +96,16 @@ class Turn:
         self._admitted: asyncio.Future[None] = loop.create_future()
         self._started: asyncio.Future[None] = loop.create_future()
         self._done: asyncio.Future[None] = loop.create_future()
+
+    def take_over(self, channel: Channel, began_at: float) -> None:
+        """It was asked by an earlier supervisor, whose reader is gone: what it answers is only collected."""
+        self.skip()
+        self.adopted_after = max(0.0, time.time() - began_at)
+        self.began_at = began_at
+        self._began -= self.adopted_after
+        self.recorded = self.request.store
+        self.admit()
+        self.start(channel)
 
     # ------------------------------------------------------------------ for the reader
 
@@ -270,6 +282,12 @@ class Turn:
                 self.state = state
             self._wake()
 
+    def on_unknown(self) -> None:
+        """The worker does not know of it: its question was lost with an earlier supervisor."""
+        if self.said is None and not self.is_lost:
+            self.is_lost = True
+            self._wake()
+
     def on_gap(self, lost: int) -> None:
         """Frames of the worker were lost; the reader sees it by the count at the end."""
         self.transcript.gaps += lost
@@ -293,6 +311,8 @@ def ending_of(turn: Turn, lost: tuple[Cause, str] | None) -> TurnEnding:
     said = turn.said
     if said is not None and said["type"] == "final":
         return TurnEnding(Cause.COMPLETED, ms=turn.ms)
+    if turn.is_lost:
+        return TurnEnding(Cause.SERVER_LOST, "the server was lost before its worker was asked", ms=turn.ms)
     if turn.wish is not None:
         return TurnEnding(*turn.wish, ms=turn.ms)
     if lost is not None and (said is None or said["cause"] == Cause.TURN_CANCELLED):
@@ -302,3 +322,13 @@ def ending_of(turn: Turn, lost: tuple[Cause, str] | None) -> TurnEnding:
         return TurnEnding(Cause(said["cause"]), said["message"][:MAX_DETAIL], kind, turn.ms)
     detail = f"the worker ended the turn for {said and said['cause']!r:.100}"
     return TurnEnding(Cause.RESPONSE_INVALID, detail, ms=turn.ms)
+
+
+def last_item(turn: Turn, channel: Channel, ending: TurnEnding) -> Item:
+    """The event that tells the reader how the turn ended."""
+    event = ending.as_event(turn.id)
+    if lost := turn.transcript.gaps + turn.dropped:
+        event["lost"] = lost
+    if ending.completed and turn.transcript.has_value:
+        event["value"] = turn.transcript.value
+    return Item(event, channel.feed.publish(event["type"], event))

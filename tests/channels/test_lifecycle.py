@@ -152,7 +152,7 @@ def test_every_path_of_events_keeps_the_invariants() -> None:
 
 def only_exited(events: tuple[Event, ...]) -> bool:
     """Whether a running worker has ended by itself: then its status tells the cause, not the table."""
-    return Event.EXIT in events and Event.READY in events
+    return Event.EXIT in events and not {Event.READY, Event.ADOPTED}.isdisjoint(events)
 
 
 def test_stopping_never_runs_again_and_gone_never_comes_back() -> None:

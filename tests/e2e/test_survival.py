@@ -66,32 +66,6 @@ async def test_workers_of_a_killed_server_end_within_the_orphan_grace(
     assert not (agentd.state_dir / "spawn.sock").exists()
 
 
-@LEVELS
-async def test_a_new_server_ends_what_it_finds(
-    agentd: Agentd, successor: Agentd, witness: Witness, containment: str
-) -> None:
-    graphs = [ECHO, foreign("daemon_stubborn", agentd.folder)]
-    await agentd.start(graphs=graphs, AGENTD_CONTAINMENT=containment)
-    await agentd.begin("c")
-    await agentd.begin("d")
-    await agentd.begin("beast", "beast", properties={"x": {"key": "planted-secret"}})
-    await witness.hears("daemon")
-    before = await spawner_pid(agentd)
-    assert list((agentd.state_dir / "logs").glob("property-*"))
-    await agentd.kill()
-
-    await successor.start(AGENTD_CONTAINMENT=containment)
-    ready = await successor.event("server.ready")
-    assert (ready["ended_channels"], ready["cleared_folders"]) == (3, 3)
-    assert ready["spawner_pid"] != before
-    assert witness.alive() == []
-    assert list((agentd.state_dir / "ch").iterdir()) == []
-    assert list((agentd.state_dir / "logs").glob("property-*")) == []
-    assert (await successor.get("/list"))["data"] == []
-    await successor.begin("c")
-    assert (await successor.end("c"))["code"] == "0"
-
-
 async def test_a_new_server_comes_while_a_start_is_under_way(
     agentd: Agentd, successor: Agentd, witness: Witness
 ) -> None:

@@ -17,6 +17,7 @@ from supervisor.processes.bundle import MARKER, Bundle, clear_bundles, prepare_s
 from worker.spawn import FIFOS, instance_of
 
 NOBODY = 65534
+RECORD = b'{"id": "7-1"}'
 
 
 @pytest.fixture
@@ -40,12 +41,12 @@ def test_only_we_can_look_into_it(bundle: Bundle) -> None:
 
 
 def test_a_record_is_replaced_whole_and_lies_outside_the_workers_folder(bundle: Bundle) -> None:
-    bundle.write_record({"id": "7-1", "pid": 1})
+    bundle.write_record(b'{"pid": 1}')
     held = bundle.record.open("rb")
-    bundle.write_record({"id": "7-1", "pid": 2})
+    bundle.write_record(b'{"pid": 2}')
     with held:
-        assert json.load(held) == {"version": 1, "id": "7-1", "pid": 1}
-    assert json.loads(bundle.record.read_bytes()) == {"version": 1, "id": "7-1", "pid": 2}
+        assert json.load(held) == {"pid": 1}
+    assert json.loads(bundle.record.read_bytes()) == {"pid": 2}
     assert stat.S_IMODE(bundle.record.stat().st_mode) == 0o600
     assert list(bundle.record.parent.iterdir()) == [bundle.record]
     assert sorted(path.name for path in bundle.folder.iterdir()) == sorted(FIFOS)
@@ -64,23 +65,23 @@ def test_what_is_planted_in_the_records_place_is_neither_waited_for_nor_followed
     }[where]
     for path in names:
         os.mkfifo(path) if kind == "fifo" else path.symlink_to(victim)
-    bundle.write_record({"id": "7-1"})
-    assert json.loads(bundle.record.read_bytes()) == {"version": 1, "id": "7-1"}
+    bundle.write_record(RECORD)
+    assert bundle.record.read_bytes() == RECORD
     assert not bundle.record.is_symlink()
     assert victim.read_text() == "precious"
 
 
 def test_a_full_disk_leaves_the_old_record(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle.write_record({"id": "7-1"})
+    bundle.write_record(RECORD)
     # Over the limit a write is cut short first, and fails then: as on a disk that fills up. Python ignores SIGXFSZ.
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
     try:
         with pytest.raises(OSError, match="too large"):
-            bundle.write_record({"id": "7-1", "log_file": "x" * 500})
+            bundle.write_record(b"x" * 500)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert json.loads(bundle.record.read_bytes()) == {"version": 1, "id": "7-1"}
+    assert bundle.record.read_bytes() == RECORD
     assert list(bundle.record.parent.iterdir()) == [bundle.record]
 
 
@@ -88,12 +89,16 @@ def test_a_full_disk_leaves_the_old_record(bundle: Bundle, monkeypatch: pytest.M
 
 
 def test_what_is_ours_is_removed_and_what_is_not_is_told(bundle: Bundle) -> None:
-    bundle.write_record({"id": "7-1"})
+    bundle.write_record(RECORD)
     assert bundle.remove_own() is True
     assert not bundle.folder.exists()
-    assert not bundle.record.exists()
+    assert bundle.record.exists()
     assert bundle.remove_own() is True
     bundle.remove()
+    bundle.write_turn(RECORD)
+    for _ in range(2):
+        bundle.forget()
+        assert list(bundle.record.parent.iterdir()) == []
 
 
 def locked(folder: Path) -> None:
@@ -164,12 +169,11 @@ def test_whatever_a_worker_left_goes(bundle: Bundle, tmp_path: Path, left: str) 
     victim = tmp_path / "victim"
     victim.mkdir()
     (victim / "lock").write_text("precious")
-    bundle.write_record({"id": "7-1"})
+    bundle.write_record(RECORD)
     LEFT[left](bundle.folder)
     assert bundle.remove_own() is (left == "nothing")
     bundle.remove()
     assert list(bundle.folder.parent.iterdir()) == []
-    assert list(bundle.record.parent.iterdir()) == []
     assert (victim / "lock").read_text() == "precious"
 
 
@@ -212,11 +216,16 @@ def test_modes_hold_nothing_up(bundle: Bundle, state_dir: Path, leave: Callable[
 
 def test_a_new_server_clears_what_is_left_and_nothing_else(bundle: Bundle, state_dir: Path, tmp_path: Path) -> None:
     locked(bundle.folder)
-    bundle.write_record({"id": "7-1"})
+    bundle.write_record(RECORD)
     second = Bundle(state_dir, "7-2")
     second.create()
     closed(second.folder)
     second.record.with_suffix(".json.new").touch()
+    second.write_turn(RECORD)
+    third = Bundle(state_dir, "7-4")
+    third.create()
+    third.write_record(RECORD)
+    third.write_turn(RECORD)
     foreign = [state_dir / "ch" / "notes", state_dir / "ch" / "7-1-x", state_dir / "records" / "notes.json"]
     for folder in foreign:
         folder.mkdir()
@@ -230,13 +239,15 @@ def test_a_new_server_clears_what_is_left_and_nothing_else(bundle: Bundle, state
         f"property-x_{own}-7-1.json-20200101_000000_{other}-7-1.json",
         f"property-c-20200101_000000_{own}-7-1.json.bak",
         f"app-c-20200101_000000_{own}-7-1.log",
+        f"property-d-20200101_000000_{own}-7-4.json",
         "property-mine.json",
     ]
     for name in (*gone, *kept):
         (logs / name).touch()
-    assert clear_bundles(state_dir, logs) == 2
-    assert sorted(path.name for path in (state_dir / "ch").iterdir()) == ["7-1-x", "7-3", "notes"]
-    assert [path.name for path in (state_dir / "records").iterdir()] == ["notes.json"]
+    assert clear_bundles(state_dir, logs, {"7-4"}) == 2
+    assert sorted(path.name for path in (state_dir / "ch").iterdir()) == ["7-1-x", "7-3", "7-4", "notes"]
+    left = sorted(path.name for path in (state_dir / "records").iterdir())
+    assert left == ["7-4.json", "7-4.turn.json", "notes.json"]
     assert sorted(path.name for path in logs.iterdir()) == sorted(kept)
 
 

@@ -22,7 +22,7 @@ from supervisor.processes.link import (
 )
 from supervisor.processes.rota import Rota
 from worker.frames import MAX_FRAME, Bad, FrameError, Splitter, encode
-from worker.pipe import FIRST_FRAMES, MAX_FRAMES
+from worker.outbox import FIRST_FRAMES, MAX_FRAMES
 
 PATIENCE = 10
 
@@ -84,7 +84,7 @@ async def far(tmp_path: Path) -> AsyncIterator[Far]:
 
 
 async def test_it_asks_for_a_resume_first(far: Far) -> None:
-    assert await far.heard() == [{"t": "resume", "v": 1, "epoch": 1, "last": 0}]
+    assert await far.heard() == [{"t": "resume", "v": 1, "most": 2, "epoch": 1, "last": 0}]
 
 
 async def test_frames_are_handed_on_and_acknowledged_in_batches(far: Far) -> None:

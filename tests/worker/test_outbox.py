@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker.frames import MAX_FRAME, Bad, FrameError, Splitter
-from worker.pipe import CHUNK, FIRST_FRAMES, MAX_FRAMES, Outbox
+from worker.outbox import CHUNK, FIRST_FRAMES, MAX_FRAMES, Outbox
 
 
 def lines(data: Any) -> Any:

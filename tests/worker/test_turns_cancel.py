@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.harness.living import bare, node
-from worker.pipe import FIRST_FRAMES
+from worker.outbox import FIRST_FRAMES
 from worker.turns import MOST_WAITING
 
 CANCELLED = {"type": "error", "cause": "turn_cancelled", "kind": "CancelledError", "message": "cancelled"}

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from worker.frames import Bad, FrameError, Splitter
-from worker.pipe import FIRST_FRAMES, Outbox, Pipe
+from worker.outbox import FIRST_FRAMES, Outbox
+from worker.pipe import Pipe
 
 
 class Supervisor:
@@ -213,7 +214,7 @@ async def test_frames_that_cannot_be_are_refused_to_the_caller(pipe: Any) -> Non
         b'{"t":"ack","n":true}\n',
         b'{"t":"ack","n":-1}\n',
         b'{"t":"resume"}\n',
-        b'{"t":"resume","v":2,"epoch":9,"last":0}\n',
+        b'{"t":"resume","v":3,"epoch":9,"last":0}\n',
         b'{"t":"resume","v":1,"epoch":"9","last":0}\n',
         b'{"t":"resume","v":1,"epoch":9,"last":-1}\n',
         b"x" * 60_000 + b"\n",

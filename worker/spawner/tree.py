@@ -67,7 +67,8 @@ class Tree:
 
     def facts(self) -> dict[str, Any]:
         """What a control server is told of a live tree."""
-        return {"id": self.id, "pid": self.pid, "start_time": self.start_time, "status": self.status}
+        about = {"id": self.id, "pid": self.pid, "start_time": self.start_time}
+        return about | {"status": self.status, "oom": self._oom}
 
     def members(self) -> list[int]:
         """The live processes: what the leaf holds, and what descends from the live worker without being in it."""
