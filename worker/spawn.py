@@ -52,7 +52,10 @@ UP_FIFO: Final = "up"
 OUT_FIFO: Final = "out"
 ERR_FIFO: Final = "err"
 LOCK_FILE: Final = "lock"
+OUTPUTS: Final = (UP_FIFO, OUT_FIFO, ERR_FIFO)
 FIFOS: Final = (DOWN_FIFO, UP_FIFO, OUT_FIFO, ERR_FIFO)
+ENDINGS: Final = "records/{}.ending.json"  # in the state folder: how a channel ended, by a spawner that ends as well
+ENDING_VERSION: Final = 1
 CHANNEL_VARIABLE: Final = "AGENTD_CHANNEL_ID"  # in the environment of every worker
 INSTANCE_VARIABLE: Final = "AGENTD_INSTANCE"  # in the environment of spawner, zygotes and workers
 

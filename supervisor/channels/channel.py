@@ -38,6 +38,7 @@ from worker.spawn import Receipt
 log = structlog.get_logger("supervisor.channel")
 
 PROOF_SECONDS: Final = 8.0  # the spawner complains of what outlives SIGKILL before that
+CATCH_UP_SECONDS: Final = 5.0
 # A worker of ours is asked by a frame first; SIGTERM follows when this part of the grace has gone by without its end.
 FRAME_SHARE: Final = 0.5
 
@@ -141,6 +142,12 @@ class Channel:
             return {}
         return await self._commands.ask(payload)
 
+    async def caught_up(self) -> None:
+        """Wait until a worker that was adopted has told again what it can; CATCH_UP_SECONDS at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CATCH_UP_SECONDS):
+                await self._hearing.caught_up.wait()
+
     @property
     def nodes(self) -> list[dict[str, Any]]:
         """The graph's nodes as their worker tells of them: name, add-on, the turns they answer, public properties."""
@@ -173,7 +180,7 @@ class Channel:
         self.announce("adopted", created_at=self.created_at, ready_at=self.ready_at, pid=self.pid)
         self._waiters.tell_started()
         self.post(Event.ADOPTED)
-        if (reason := ending_of(record)) is not None:
+        if (reason := ending_of(survivor)) is not None:
             self.post(Event.STOP, *reason)
         try:
             self._hearing.adopt(record.nodes, ended=survivor.ended)

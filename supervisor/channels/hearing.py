@@ -86,6 +86,7 @@ class Hearing:
         self._known = 0
         self._catching_up = False
         self.caught_up = asyncio.Event()
+        self.caught_up.set()
 
     def adopt(self, nodes: list[dict[str, Any]], *, ended: bool) -> None:
         """The worker was ready for an earlier supervisor; this is what it said of its graph.
@@ -96,7 +97,8 @@ class Hearing:
         self.nodes = {node["name"]: node for node in nodes if isinstance(node.get("name"), str)}
         if ended:
             self._known = MAX_NUMBER
-            self.caught_up.set()
+        else:
+            self.caught_up.clear()
 
     def health(self, beat_seconds: float) -> str:
         """One of "ok", "slow" and "stuck" (`health.verdict`)."""

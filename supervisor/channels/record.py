@@ -8,6 +8,7 @@ from supervisor.causes import Cause
 from supervisor.channels.lease import NEVER
 from supervisor.channels.preparation import Plan
 from supervisor.channels.requests import SEPARATOR, Owner, StartRequest
+from supervisor.processes.adopt import Survivor
 from supervisor.processes.journal import ChannelEnding, ChannelRecord
 from worker.spawn import Limits
 
@@ -102,9 +103,10 @@ def plan_of(record: ChannelRecord) -> Plan:
     return Plan(foreign=record.foreign, environment={}, limits=limits, warnings=(), port=record.port)
 
 
-def ending_of(record: ChannelRecord) -> tuple[Cause, str] | None:
-    """Why it was told to end; a cause that this version does not know is an end all the same."""
-    if record.ending is None:
+def ending_of(survivor: Survivor) -> tuple[Cause, str] | None:
+    """Why it was told to end; a cause that this version does not know is an end all the same. None: it was not."""
+    ending = survivor.record.ending
+    cause = survivor.cause if ending is None else ending.cause
+    if not cause:
         return None
-    known = record.ending.cause in set(Cause)
-    return Cause(record.ending.cause) if known else Cause.SERVER_LOST, record.ending.detail
+    return Cause(cause) if cause in set(Cause) else Cause.SERVER_LOST, "" if ending is None else ending.detail

@@ -169,6 +169,7 @@ class EventsApi:
         """``GET /channels/{name}/events``: what its worker says, until the channel has ended."""
         channel = channel_of(request, self._table)
         query = read_query(ChannelEventsQuery, request)
+        await channel.caught_up()  # the place a reader names may be one that an earlier supervisor told
         if query.turn is None:
             reader = _Reader(channel.feed, Wanted(frozenset(query.types)), self._streams)
         else:

@@ -21,12 +21,14 @@ log = structlog.get_logger("supervisor.adopt")
 class Survivor:
     """A channel that an earlier supervisor had, and that is to be gone on with, if only to tell its end.
 
-    `ended`: its worker lives no more. `died_at` is when that supervisor was alive last, in monotonic seconds.
+    `ended`: its worker lives no more; `cause` is why its spawner ended it, "": it did not. `died_at` is when that
+    supervisor was alive last, in monotonic seconds.
     """
 
     record: ChannelRecord
     turn: TurnRecord | None
     ended: bool
+    cause: str
     died_at: float
 
 
@@ -38,18 +40,15 @@ def survivors(
     What is wrong with any other one is logged; nothing of it is trusted. Blocks for as long as it takes to read them.
     """
     found = [
-        Survivor(entry.channel, entry.turn, inherited[entry.channel.id].status is not None, died_at)
+        Survivor(entry.channel, entry.turn, tree.status is not None or tree.over, tree.cause, died_at)
         for entry in journal.read(state_dir, instance)
-        if _is_the_same(state_dir, boot_id, entry.channel, inherited.get(entry.channel.id))
+        if (tree := inherited.get(entry.channel.id)) and _is_the_same(state_dir, boot_id, entry.channel, tree)
     ]
     yield from sorted(found, key=lambda survivor: survivor.ended)
 
 
-def _is_the_same(state_dir: Path, boot_id: str, record: ChannelRecord, tree: Inherited | None) -> bool:
+def _is_the_same(state_dir: Path, boot_id: str, record: ChannelRecord, tree: Inherited) -> bool:
     """Whether what the spawner has under a record's id is what was put on record."""
-    if tree is None or (tree.over and tree.receipt is None):
-        log.warning("channel.lost", channel=record.channel, id=record.id, reason="the spawner knows nothing of it")
-        return False
     reason = None if tree.over else _fault(state_dir, boot_id, record, tree)
     if reason is not None:
         log.error("channel.not_adopted", channel=record.channel, id=record.id, pid=record.pid, reason=reason)

@@ -16,7 +16,7 @@ from typing import Final
 
 import structlog
 
-from worker.spawn import FIFOS, LOCK_FILE, instance_of
+from worker.spawn import ENDINGS, FIFOS, LOCK_FILE, instance_of
 
 log = structlog.get_logger("supervisor.bundle")
 
@@ -36,6 +36,7 @@ class Bundle:
         self.folder = state_dir / CHANNELS / channel_id
         self.record = state_dir / RECORDS / f"{channel_id}.json"
         self.turn_record = state_dir / RECORDS / f"{channel_id}.turn.json"
+        self.ending = state_dir / ENDINGS.format(channel_id)  # by a spawner that ended
 
     def create(self) -> None:
         """Make the folder with its FIFOs; the worker makes its lock file. Raises OSError."""
@@ -57,7 +58,7 @@ class Bundle:
 
     def forget(self) -> None:
         """Remove the records, whatever became of them. Raises OSError."""
-        for path in (self.record, _new(self.record), self.turn_record, _new(self.turn_record)):
+        for path in (self.record, _new(self.record), self.turn_record, _new(self.turn_record), self.ending):
             try:
                 path.unlink(missing_ok=True)
             except OSError:  # somebody made a folder of it
@@ -213,7 +214,7 @@ def clear_bundles(state_dir: Path, log_path: Path, but: Collection[str] = ()) ->
     """
     instance = re.escape(instance_of(state_dir))
     left = _clear(state_dir / CHANNELS, rf"({CHANNEL_ID})", but, lambda entry: entry.is_dir(follow_symlinks=False))
-    _clear(state_dir / RECORDS, rf"({CHANNEL_ID})(\.turn)?\.json(\.new)?", but)
+    _clear(state_dir / RECORDS, rf"({CHANNEL_ID})(\.turn|\.ending)?\.json(\.new)?", but)
     _clear(log_path, rf"property-.+_{instance}-({CHANNEL_ID})\.json", but)
     return left
 

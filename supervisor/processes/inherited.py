@@ -1,8 +1,10 @@
 """What an earlier control server left with the spawner: channels that live, and endings nobody has taken note of."""
 
 import asyncio
+from pathlib import Path
 from typing import Any, Final
 
+from supervisor.processes import journal
 from worker.spawn import Receipt
 
 # What the spawner may say of a channel whose control server is gone.
@@ -20,6 +22,7 @@ class Inherited:
         self.start_time: int = listed.get("start_time", 0)
         self.status: int | None = listed.get("status")
         self.receipt: Receipt | None = None
+        self.cause: str = listed.get("cause", "")  # why its spawner ended it, when that ended as well
         self._oom = listed.get("oom") is True
         self._messages: list[dict[str, Any]] = []
         self.over = False  # nothing of it is left
@@ -47,6 +50,14 @@ class Inherited:
             return list(self._messages)
         oom = self._oom or (self.receipt is not None and self.receipt.oom)
         return [{"ev": "exit", "id": self.id, "status": self.status, "oom": oom}, *self._messages]
+
+
+def ended_with_their_spawner(state_dir: Path) -> dict[str, Inherited]:
+    """The channels of a spawner that ended by itself: it has put on record how. Blocks."""
+    return {
+        channel_id: Inherited({"ev": "gone", "id": channel_id, "receipt": ending.receipt, "cause": ending.cause})
+        for channel_id, ending in journal.read_endings(state_dir).items()
+    }
 
 
 class Proof:

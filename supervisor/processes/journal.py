@@ -141,6 +141,26 @@ def read(state_dir: Path, instance: str) -> Iterator[Entry]:
     yield from sorted(found, key=lambda entry: entry.channel.created_at)
 
 
+class Ending(BaseModel):
+    """How a channel ended with its spawner: the receipt, and why that was."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    version: Literal[1]
+    cause: str
+    receipt: dict[str, Any]
+
+
+def read_endings(state_dir: Path) -> dict[str, Ending]:
+    """The endings that a spawner kept when it ended, by channel. Never raises."""
+    found = {}
+    for path in (state_dir / RECORDS).glob("*.ending.json"):
+        ending = _read(state_dir, path, Ending)
+        if ending is not None:
+            found[path.name.removesuffix(".ending.json")] = ending
+    return found
+
+
 def _read(state_dir: Path, path: Path, kind: type[R]) -> R | None:
     try:
         data = _bytes_of(path)

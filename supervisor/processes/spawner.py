@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 import structlog
 
-from supervisor.processes.inherited import INHERITED_EVENTS, Inherited, Proof
+from supervisor.processes.inherited import INHERITED_EVENTS, Inherited, Proof, ended_with_their_spawner
 from supervisor.processes.launch import (
     LAUNCH_SECONDS,
     SpawnerOptions,
@@ -102,9 +102,7 @@ class SpawnerClient:
         Raises SpawnerUnavailableError. What there was is in `inherited`: each of it is to be adopted or discarded.
         """
         until = self._loop.time() + PREDECESSOR_SECONDS
-        while True:
-            if await self._find():
-                return
+        while not await self._find():
             try:
                 await self._attach()
             except SpawnerUnavailableError:  # perhaps the earlier one still holds the folder, while it ends
@@ -112,7 +110,8 @@ class SpawnerClient:
                     raise
                 await asyncio.sleep(FIND_SECONDS)
             else:
-                return
+                break
+        self.inherited = {**await asyncio.to_thread(ended_with_their_spawner, self._state_dir), **self.inherited}
 
     def adopt(self, channel_id: str, listener: Listener) -> None:
         """From now on `listener` hears of a channel that was inherited; what happened to it before it hears soon."""

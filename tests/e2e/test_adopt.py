@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import select
 import signal
 from typing import Any
 
@@ -226,6 +227,26 @@ async def test_an_ending_that_was_told_to_nobody_is_told(agentd: Agentd, success
     await agentd.kill()
     await successor.start()
     assert {(await ending(successor, f"c{number}"))["cause"] for number in range(20)} == {"stopped"}
+
+
+async def test_what_a_spawner_ended_alone_is_told_by_the_next_server(agentd: Agentd, successor: Agentd) -> None:
+    """As a service manager does that stops both."""
+    sleeper = {"name": "sleeper", "graph": {"nodes": []}, "agentd": {"command": ["sleep", "1000"]}}
+    await agentd.start(graphs=[ECHO, sleeper])
+    await agentd.begin("e")
+    await agentd.begin("f", "sleeper")
+    spawner = (await agentd.get("/health?details=1"))["data"]["spawner_pid"]
+    pidfd = os.pidfd_open(spawner)
+    await agentd.kill()
+    signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+    await asyncio.to_thread(select.select, [pidfd], [], [], PATIENCE)
+    os.close(pidfd)
+    await successor.start()
+    ends = [await ending(successor, name) for name in ("e", "f")]
+    assert [(one["cause"], one["status"]) for one in ends] == [("server_stopped", 0), ("server_stopped", -15)]
+    assert [one["killed"] for one in ends] == [0, 0]
+    while list((successor.state_dir / "records").iterdir()):
+        await asyncio.sleep(0.02)  # until the ledger has them
 
 
 BAD_RECORDS = {

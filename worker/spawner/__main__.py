@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from worker.spawn import CHANNEL_VARIABLE, SOCKET_NAME, instance_of
+from worker.spawn import CHANNEL_VARIABLE, SOCKET_NAME
 from worker.spawner.linux import PR_SET_CHILD_SUBREAPER, PR_SET_DUMPABLE, prctl
 from worker.spawner.peer import listen
 from worker.spawner.server import Spawner
@@ -73,7 +73,7 @@ async def _run(arguments: argparse.Namespace, state_dir: Path) -> None:
     try:
         await Spawner(
             listener,
-            instance=instance_of(state_dir),
+            state_dir=state_dir,
             containment=arguments.containment,
             orphan_grace=arguments.orphan_grace,
             environment=environment,

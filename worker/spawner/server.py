@@ -7,10 +7,11 @@ import signal
 import socket
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
 
-from worker.spawn import VERSION, Receipt, SpawnRequest
-from worker.spawner import cgroup, foreign, sweep
+from worker.spawn import VERSION, Receipt, SpawnRequest, instance_of
+from worker.spawner import cgroup, endings, foreign, sweep
 from worker.spawner.containment import Containment
 from worker.spawner.identity import boot_id, open_if, read_stat
 from worker.spawner.leaves import Leaf
@@ -20,6 +21,7 @@ from worker.spawner.zygotes import Fork, Zygotes
 
 SWEPT_SECONDS: Final = 5.0
 END_SECONDS: Final = 8.0
+GRACE_SECONDS: Final = 2.0  # for workers, when the spawner ends by itself
 NEWBORN_SECONDS: Final = 0.2  # what a newborn needs to become a worker, many times over
 
 
@@ -35,7 +37,7 @@ class Spawner:
         self,
         listener: socket.socket,
         *,
-        instance: str,
+        state_dir: Path,
         containment: str,
         orphan_grace: float,
         environment: dict[str, str],
@@ -52,7 +54,9 @@ class Spawner:
         self._ending = asyncio.Event()
         self._changed = asyncio.Event()  # something of ours has ended
         self._lifeline, self._lifeline_held = os.pipe()
-        self._containment = Containment(instance, containment, self._leaf_changed)
+        self._state_dir = state_dir
+        self._own_end = ""  # why it ends by itself
+        self._containment = Containment(instance_of(state_dir), containment, self._leaf_changed)
         self._zygotes = Zygotes(environment, self._lifeline, self._loop, self._tell)
         self._requests: dict[str, Callable[[dict[str, Any], list[int]], None]] = {
             "hello": self._hello,
@@ -68,7 +72,7 @@ class Spawner:
         """Serve until told to shut down, or until no control server came for the orphan grace."""
         self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._ending.set)
+            self._loop.add_signal_handler(number, self._finish, "server_stopped")
         self._loop.add_reader(self._containment.watch.fileno(), self._containment.watch.dispatch)
         await self._clear_leftovers()
         self._zygotes.warm(())
@@ -98,14 +102,24 @@ class Spawner:
                     await self._changed.wait()
 
     async def _end(self) -> None:
-        """Kill every tree and zygote, answer the endings, close."""
-        self._zygotes.close()  # first, so that no start can hang on one
+        """End every tree and zygote, answer the endings, close."""
+        if self._own_end:
+            for tree in self._trees.values():
+                self._stop({"id": tree.id, "term_after": 0.0, "kill_after": GRACE_SECONDS}, [])
+            lives = self._trees.values
+            await self._until(lambda: all(tree.receipt is not None for tree in lives()), GRACE_SECONDS)
+        self._zygotes.close()  # before the kill, so that no start can hang on one
         for tree in list(self._trees.values()):
             self._loop.call_soon(self._kill_tree, tree)
         await self._until(lambda: all(tree.receipt is not None for tree in self._trees.values()), END_SECONDS)
         await self._until(lambda: not self._zygotes.pids(), END_SECONDS)
         await self._until(lambda: not self._end_strays(), END_SECONDS)
         await self._until(lambda: not sweep.children(os.getpid()), END_SECONDS)  # spares end with their zygote
+        if self._own_end:
+            ended = ((tree.id, tree.receipt) for tree in self._trees.values() if tree.receipt is not None)
+            endings.keep(self._state_dir, ended, self._own_end)
+        for tree in self._trees.values():
+            tree.let_go()
         self._tell({"ev": "bye"})
         if self._orphan_timer is not None:
             self._orphan_timer.cancel()
@@ -117,7 +131,13 @@ class Spawner:
 
     def _orphaned(self) -> None:
         if self._orphan_timer is None:
-            self._orphan_timer = self._loop.call_later(self._orphan_grace, self._ending.set)
+            self._orphan_timer = self._loop.call_later(self._orphan_grace, self._finish, "server_lost")
+
+    def _finish(self, cause: str) -> None:
+        """End without having been told to by the control server: workers get a grace, their endings are kept."""
+        if not self._ending.is_set():
+            self._own_end = cause
+            self._ending.set()
 
     # ------------------------------------------------------------------ requests
 
@@ -174,6 +194,7 @@ class Spawner:
         except OSError as error:
             raise ValueError(f"no container: {error}") from error
         tree = Tree(request.id, leaf, self._tell, self._end_strays, self._gone, self._loop)
+        tree.hold(request.folder)
         self._trees[request.id] = tree
         if request.command is None:
             self._fork(tree, request, leaf, fds)
@@ -249,6 +270,7 @@ class Spawner:
         """There is no process of this tree."""
         self._changed.set()
         tree.abandon()
+        tree.let_go()
         del self._trees[tree.id]
         self._containment.discard(tree.id)
         self._tell({"ev": "spawn_failed", "id": tree.id, "error": error})
@@ -282,6 +304,7 @@ class Spawner:
     def _forget(self, message: dict[str, Any], _fds: list[int]) -> None:
         tree = self._trees.get(message["id"])
         if tree is not None and tree.receipt is not None:
+            tree.let_go()
             del self._trees[tree.id]
 
     def _shutdown(self, _message: dict[str, Any], _fds: list[int]) -> None:

@@ -1,6 +1,7 @@
 """One channel's process tree in the spawner: its worker, its stop, its receipt."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -8,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Final
 
-from worker.spawn import Receipt
+from worker.spawn import OUTPUTS, Receipt
 from worker.spawner import sweep
 from worker.spawner.identity import signal_pidfd
 from worker.spawner.leaves import Leaf
@@ -56,6 +57,7 @@ class Tree:
         self._killed: set[int] = set()
         self._oom = False
         self._complained = False
+        self._held: list[int] = []
 
     def began(self, pid: int, pidfd: int, start_time: int) -> None:
         """The worker exists; the pidfd is ours from now on. We are its parent and nobody else reaps it."""
@@ -64,6 +66,21 @@ class Tree:
         self._seen.add(pid)
         if self._kill_began is not None:
             self._loop.call_soon(self.kill)
+
+    def hold(self, folder: str) -> None:
+        """Keep what the worker writes, also when it and its control server have ended, until both are forgotten.
+
+        Without a descriptor to be had nothing is kept.
+        """
+        for name in OUTPUTS:
+            with contextlib.suppress(OSError):
+                flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+                self._held.append(os.open(f"{folder}/{name}", flags))
+
+    def let_go(self) -> None:
+        """Its ending was taken note of, or there is none."""
+        while self._held:
+            os.close(self._held.pop())
 
     def facts(self) -> dict[str, Any]:
         """What a control server is told of a live tree."""
