@@ -207,6 +207,7 @@ class Hearing:
     def _on_reset(self, frame: Frame) -> None:
         """The worker begins to tell again what it can."""
         self.feed.begin_after(frame["last"])
+        self._log.info("channel.resumed", version=frame.get("v"), after=frame["last"], upto=frame["upto"])
         self._known = frame["upto"]
         self._catching_up = self._known > frame["last"]
         if not self._catching_up:

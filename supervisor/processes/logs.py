@@ -278,6 +278,13 @@ class Throttled:
 
     def warning(self, event: str, **fields: Any) -> None:
         """Log it, if it is its turn. The fields are JSON values."""
+        self._tell(self._log.warning, event, fields)
+
+    def info(self, event: str, **fields: Any) -> None:
+        """The same of what is no reason to worry."""
+        self._tell(self._log.info, event, fields)
+
+    def _tell(self, tell: Callable[..., Any], event: str, fields: dict[str, Any]) -> None:
         now = self._clock()
         self._tokens = min(float(BURST), self._tokens + (now - self._at) * PER_SECOND)
         self._at = now
@@ -289,7 +296,7 @@ class Throttled:
         if self._suppressed:
             said["suppressed"] = self._suppressed
             self._suppressed = 0
-        self._log.warning(event, **said)
+        tell(event, **said)
 
 
 def _cut(value: Any) -> Any:

@@ -113,3 +113,16 @@ def test_what_is_no_json_is_refused_and_changes_nothing() -> None:
     with pytest.raises(TypeError):
         feed.publish("text", {"k": object()}, 2)
     assert numbers(feed.read(0)[1]) == [1]
+
+
+def test_a_stream_that_an_earlier_supervisor_began_goes_on_with_its_places() -> None:
+    feed = Feed("c")
+    feed.begin_after(7)
+    assert feed.read(0) == (Gap(0, feed.at(7)), [])
+    assert feed.place("c:7") == feed.at(7)
+    assert feed.place("c:7.1") == feed.at(7) + 1  # told behind the seventh frame, by the other one
+    assert feed.place("c:8") is None
+    feed.publish("text", {}, 8)
+    gap, found = feed.read(feed.at(7))
+    assert (gap, len(found)) == (None, 1)
+    assert feed.read(feed.at(3))[0] == Gap(feed.at(3), feed.at(7))

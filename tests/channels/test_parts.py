@@ -39,6 +39,30 @@ def test_a_lease_runs_from_its_beginning_and_from_each_ping() -> None:
     assert lease.remaining(20.0) == -0.5
 
 
+@pytest.mark.parametrize(
+    ("last", "died_at", "paused", "deadline"),
+    [
+        (100.0, 110.0, True, 240.0),  # 20 of 30 seconds were left at 110: they are left at 220
+        (100.0, 110.0, False, 130.0),
+        (100.0, 90.0, True, 250.0),  # the mark of life is older than the ping: it lived at 100 for certain
+        (100.0, 220.0, True, 130.0),
+        (0.0, 110.0, True, 250.0),  # nobody knows: it begins anew
+        (0.0, 110.0, False, 250.0),
+    ],
+)
+def test_a_lease_goes_on_under_another_supervisor(last: float, died_at: float, paused: bool, deadline: float) -> None:
+    lease = Lease(30.0)
+    lease.resume(220.0, last, 4, died_at, paused=paused)
+    assert lease.deadline == deadline
+    assert (lease.pings, lease.last_ping) == ((4, last) if last else (0, None))
+
+
+def test_a_lease_that_was_never_pinged_goes_on_without_a_ping() -> None:
+    lease = Lease(NEVER)
+    lease.resume(10.0, 5.0, 0, 9.0, paused=True)
+    assert (lease.deadline, lease.last_ping) == (NEVER, None)
+
+
 def test_an_endless_lease_never_lapses() -> None:
     lease = Lease(NEVER)
     lease.begin(1.0)

@@ -3,6 +3,7 @@
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -103,3 +104,48 @@ def test_a_gap_is_told_by_the_reader_only() -> None:
     found = list(receiver.feed(data + encode({"t": "event", "n": 1})))
     assert [type(frame) is Bad for frame in found] == [True, False]
     assert receiver.last == 1
+
+
+# ---------------------------------------------------------------------- a worker that an earlier supervisor had
+
+
+def adopting(**options: Any) -> Receiver:
+    return Receiver(7, adopting=True, **options)
+
+
+def test_what_is_adopted_begins_where_the_worker_can() -> None:
+    receiver = adopting()
+    reset = encode({"t": "reset", "v": 2, "epoch": 7, "last": 40, "upto": 42})
+    found = received(receiver, b'half a frame"}\n' + frame(12) + b"\n" + reset + frame(41) + frame(42))
+    assert found[0] == {"t": "reset", "v": 2, "epoch": 7, "last": 40, "upto": 42}
+    assert numbers(found[1:]) == [41, 42]
+    assert receiver.version == 2
+
+
+def test_version_1_tells_no_number_to_catch_up_with() -> None:
+    receiver = adopting()
+    reset = encode({"t": "reset", "v": 1, "epoch": 7, "last": 3})
+    assert received(receiver, reset + frame(4))[0]["upto"] == 3
+    assert receiver.version == 1
+
+
+def test_a_skip_stands_for_all_numbers_up_to_its_own() -> None:
+    receiver = adopting()
+    reset = encode({"t": "reset", "v": 2, "epoch": 7, "last": 0, "upto": 9})
+    found = received(receiver, reset + frame(5, "skip") + frame(6) + frame(9, "skip") + frame(11))
+    assert [(one["t"], one["n"]) for one in found[1:]] == [
+        ("skip", 5), ("event", 6), ("skip", 9), ("gap", 10), ("event", 11),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("last", [None, "x", -3, True, 1.5])
+def test_a_reset_that_says_nonsense_does_no_harm(last: Any) -> None:
+    receiver = adopting()
+    reset = encode({"t": "reset", "v": "x", "epoch": 7, "last": last, "upto": "y"})
+    assert received(receiver, reset + frame(1))[0] == {"t": "reset", "v": "x", "epoch": 7, "last": 0, "upto": 0}
+
+
+def test_of_one_that_has_ended_everything_whole_is_taken() -> None:
+    receiver = adopting(ended=True)
+    found = received(receiver, b'alf": 1}\n' + frame(17) + frame(18) + frame(20))
+    assert [(one["t"], one["n"]) for one in found] == [("event", 17), ("event", 18), ("gap", 19), ("event", 20)]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker.frames import MAX_FRAME, Bad, FrameError, Splitter
-from worker.outbox import CHUNK, FIRST_FRAMES, MAX_FRAMES, Outbox
+from worker.outbox import CHUNK, FIRST_FRAMES, MAX_FRAMES, PAST_BYTES, PAST_FRAMES, TURN_PAST_FRAMES, Outbox
 
 
 def lines(data: Any) -> Any:
@@ -226,3 +226,108 @@ def test_every_frame_comes_once_and_in_order(steps: Any) -> None:
         assert outbox.last - outbox.acked <= len(sent)
     reader.feed(wire + take(outbox))
     assert reader.got == sent
+
+
+# ---------------------------------------------------------------------- what was acknowledged is kept for a while
+
+
+def resumed(outbox: Any, epoch: int, last: int) -> Any:
+    """What a new supervisor gets that has frames up to `last`."""
+    assert outbox.resume(epoch, last, 2)
+    return lines(take(outbox))
+
+
+def test_a_supervisor_that_knows_nothing_is_told_everything_again() -> None:
+    outbox = filled("a", "b", "c", "d")
+    take(outbox)
+    outbox.ack(3)
+    again = resumed(outbox, 2, 0)
+    assert again[0] == {"t": "reset", "v": 2, "epoch": 2, "last": 0, "upto": 4}
+    assert [frame["n"] for frame in again[1:]] == [1, 2, 3, 4]
+    assert (outbox.acked, outbox.last) == (0, 4)
+    outbox.ack(4)
+    assert [frame["n"] for frame in resumed(outbox, 3, 2)[1:]] == [3, 4]
+
+
+def test_version_1_is_told_only_what_was_not_acknowledged() -> None:
+    outbox = filled("a", "b", "c")
+    take(outbox)
+    outbox.ack(2)
+    outbox.resume(2, 0, 1)
+    assert lines(take(outbox)) == [
+        {"t": "reset", "v": 1, "epoch": 2, "last": 2},
+        {"t": "event", "x": "c", "n": 3},
+    ]
+
+
+def test_beats_that_were_acknowledged_become_one_frame() -> None:
+    outbox = filled()
+    for _ in range(1000):
+        outbox.push({"t": "beat", "lag_ms": 0.1})
+    outbox.push({"t": "event", "x": "a"})
+    for _ in range(3):
+        outbox.push({"t": "beat", "lag_ms": 0.1})
+    take(outbox)
+    outbox.ack(outbox.last)
+    assert resumed(outbox, 2, 0)[1:] == [
+        {"t": "skip", "n": 1000},
+        {"t": "event", "x": "a", "n": 1001},
+        {"t": "skip", "n": 1004},
+    ]
+
+
+@pytest.mark.parametrize(("count", "size", "first"), [(PAST_FRAMES + 10, 1, 11), (64, PAST_BYTES // 16, 50)])
+def test_what_is_kept_is_bounded_and_the_reset_says_from_where_on(count: int, size: int, first: int) -> None:
+    outbox = Outbox()
+    outbox.resume(1, 0)
+    for _ in range(count):
+        outbox.push({"t": "event", "x": "x" * size})
+        take(outbox)
+        outbox.ack(outbox.last)
+    again = resumed(outbox, 2, 0)
+    assert again[0]["last"] + 1 == again[1]["n"] == first
+    assert again[0]["upto"] == again[-1]["n"] == count
+
+
+def test_a_turn_has_room_for_all_of_it() -> None:
+    outbox = filled(*"x" * (TURN_PAST_FRAMES + 5))
+    take(outbox)
+    outbox.ack(outbox.last)
+    outbox.begin_turn()
+    assert resumed(outbox, 2, 0)[0]["last"] == 5
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("push"), st.sampled_from(["event", "beat"])),
+            st.tuples(st.just("ack"), st.integers(0, 60)),
+            st.tuples(st.just("write"), st.integers(1, 200)),
+            st.tuples(st.just("resume"), st.integers(0, 60)),
+        ),
+        max_size=80,
+    )
+)
+def test_a_reader_never_misses_nor_repeats_a_number(steps: list[tuple[str, Any]]) -> None:
+    """Whatever happens in between, who resumes at a number gets every one after it that is no beat, in order."""
+    outbox = Outbox()
+    outbox.resume(1, 0, 2)
+    epoch, events = 1, set()
+    for verb, value in steps:
+        if verb == "push":
+            number = outbox.push({"t": value})
+            if value == "event":
+                events.add(number)
+        elif verb == "ack":
+            outbox.ack(value)
+        elif verb == "write":
+            outbox.wrote(len(outbox.pending()[:value]))
+        else:
+            epoch += 1
+            outbox.resume(epoch, value, 2)
+    found = resumed(outbox, epoch + 1, 0)
+    assert found[0]["last"] == 0
+    told = [frame["n"] for frame in found[1:]]
+    assert told == sorted(set(told))
+    assert {frame["n"] for frame in found[1:] if frame["t"] == "event"} == events
+    assert max(told, default=0) == outbox.last == found[0]["upto"]
