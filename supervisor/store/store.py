@@ -44,11 +44,11 @@ SETTLE_SECONDS: Final = 5.0
 ERASE_SECONDS: Final = 60.0
 CLOSE_SECONDS: Final = 5.0
 
-# What an earlier server may have left open, what closes it, and what it lives by: what lives on keeps it open.
+# What an earlier server may have left open, and what closes it.
 _LEFT_OPEN: Final = (
-    (turns, Stage.CLOSE_TURNS, turns.c.id),
-    (ledger_table, Stage.CLOSE_CHANNELS, ledger_table.c.id),
-    (responses, Stage.CLOSE_RESPONSES, responses.c.turn),
+    (turns, Stage.CLOSE_TURNS),
+    (ledger_table, Stage.CLOSE_CHANNELS),
+    (responses, Stage.CLOSE_RESPONSES),
 )
 
 
@@ -293,25 +293,25 @@ class Store:
             self._writer.withdraw(work)
             raise StoreError(f"the store {self.address} did not answer within {ERASE_SECONDS:g} s") from error
 
-    async def _left_open(self, connection: AsyncConnection) -> list[tuple[Stage, str, str]]:
-        """What is open on record: the stage that closes it, its id, and the id of what it lives by."""
+    async def _left_open(self, connection: AsyncConnection) -> list[tuple[Stage, str]]:
+        """What is open on record: the stage that closes it, and its id."""
         whole = isinstance(self.address, SqliteFile)  # it is all ours, whatever the state folder was called before
-        found: list[tuple[Stage, str, str]] = []
-        for table, stage, lives_by in _LEFT_OPEN:
-            query = select(table.c.id, lives_by).where(table.c.ended_at.is_(None))
+        found: list[tuple[Stage, str]] = []
+        for table, stage in _LEFT_OPEN:
+            query = select(table.c.id).where(table.c.ended_at.is_(None))
             if not whole:
                 query = query.where(table.c.instance == self._instance)
-            found += [(stage, row[0], row[1]) for row in await connection.execute(query)]
+            found += [(stage, one) for one in await connection.scalars(query)]
         return found
 
     async def _close_lost(
-        self, left: Sequence[tuple[Stage, str, str]], channels: Collection[str], turns: Collection[str]
+        self, left: Sequence[tuple[Stage, str]], channels: Collection[str], turns: Collection[str]
     ) -> int:
         """Close what nobody will end; kept and tried again where the store cannot be written yet."""
         cause = Cause.SERVER_LOST
         row = {"now": time.time(), "why": cause.value, "said": EXPLANATIONS[cause].message}
         lives = {name_of(one) for one in (*channels, *turns)}
-        rows = tuple((stage, row | {"lost": one}) for stage, one, lives_by in left if lives_by not in lives)
+        rows = tuple((stage, row | {"lost": one}) for stage, one in left if one not in lives)
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._writer.put(Work(rows, 0, kept=True, done=done))
         await asyncio.wait({done}, timeout=SETTLE_SECONDS)
