@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import structlog
 
-from supervisor.addresses import Address
 from supervisor.attachments.readers import Readers
 from supervisor.attachments.service import Attachments
 from supervisor.auth import Bounds
@@ -27,6 +26,7 @@ from supervisor.http.connections import Site, make_runner
 from supervisor.http.credentials import Credentials
 from supervisor.http.server import build_app
 from supervisor.keys import Keyring
+from supervisor.listener import url_of
 from supervisor.ports import PortAllocator
 from supervisor.processes.bundle import clear_bundles, prepare_state
 from supervisor.processes.launch import SpawnerOptions
@@ -76,11 +76,15 @@ class Server:
         self._parts.push_async_callback(asyncio.to_thread, self.writer.close)
         self.writer.call(self._prune)
         self.spawner = SpawnerClient(
-            settings.state_dir, SpawnerOptions(settings.containment, settings.orphan_grace_seconds), self._environ
+            settings.state_dir,
+            SpawnerOptions(settings.containment, settings.orphan_grace_seconds, unit=settings.spawner == "unit"),
+            self._environ,
         )
         self._parts.push_async_callback(self.spawner.close)
         ended = await self.spawner.start()
-        cleared = await asyncio.to_thread(clear_bundles, settings.state_dir, settings.log_path)
+        # What lives on below the spawner of a unit still has its folders.
+        lives = self.spawner.hello["trees"] > 0
+        cleared = 0 if lives else await asyncio.to_thread(clear_bundles, settings.state_dir, settings.log_path)
         ports = PortAllocator()
         self.catalog = GraphCatalog(settings.property_file, app_dir=settings.import_dir, injections=settings.injections)
         self.store = _store_of(settings)
@@ -95,6 +99,8 @@ class Server:
             Preparation(settings, self.catalog, ports, self._environ),
             ports,
         )
+        if settings.spawner == "unit":
+            self._parts.push_async_callback(self.table.leave)
         self.sessions = Sessions(settings, self.table, StoreArchive(self.store, settings))
         self._monitor = Monitor()
         runner = make_runner(
@@ -122,7 +128,7 @@ class Server:
         self._parts.push_async_callback(_cancelled, pruning)
         log.info(
             "server.ready",
-            addresses=[_shown(listener) for listener in listeners],
+            addresses=[url_of(listener) for listener in listeners],
             property=str(settings.property_file),
             state_dir=str(settings.state_dir),
             containment=self.spawner.hello["containment"],
@@ -135,12 +141,17 @@ class Server:
             log.info("containment.note", note=note)
 
     async def stop(self) -> None:
-        """Refuse new starts, stop every channel in parallel, then all parts. Bounded by the stop grace and a second."""
+        """Refuse new starts, stop every channel in parallel, then all parts. Bounded by the stop grace and a second.
+
+        Workers below the spawner of a unit are not ours to end: a restart keeps them, and a stop of both units ends
+        them with their spawner.
+        """
         began = time.monotonic()
         count = len(self.table.all())
-        self.sessions.close()
-        await self.table.shutdown()
-        await self.sessions.drain(SESSIONS_SECONDS)
+        if self.settings.spawner == "auto":
+            self.sessions.close()
+            await self.table.shutdown()
+            await self.sessions.drain(SESSIONS_SECONDS)
         await self.close()
         log.info("server.stopped", channels=count, seconds=round(time.monotonic() - began, 3))
 
@@ -160,6 +171,10 @@ class Server:
             "workers": len(self.table.all()),
             "workers_max": self.settings.workers_max,
         }
+
+    def status(self) -> str:
+        """One line for ``systemctl status``."""
+        return f"channels: {len(self.table.all())}, spawner: {'attached' if self.spawner.attached else 'lost'}"
 
     async def _sample(self, channels: Sequence[Channel]) -> Mapping[str, Sample]:
         return await self._monitor.sample(
@@ -245,7 +260,3 @@ def _hold(state_dir: Path) -> int:
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait({task})
-
-
-def _shown(listener: socket.socket) -> str:
-    return f"http://{Address(*listener.getsockname()[:2])}"

@@ -29,7 +29,7 @@ from supervisor.channels.requests import StartRequest
 from supervisor.channels.surroundings import Surroundings
 from supervisor.processes.link import Link, LinkFullError
 from supervisor.processes.logs import FileTarget, StdoutTarget, Throttled
-from worker.frames import Down, Frame
+from worker.frames import Down
 from worker.spawn import Receipt
 
 log = structlog.get_logger("supervisor.channel")
@@ -84,7 +84,7 @@ class Channel:
             self._found,
             Throttled(self._log),  # what the worker's frames make us log
             ready=self._on_ready,
-            reply=self._on_reply,
+            reply=lambda frame: self._commands.answered(frame),  # noqa: PLW0108 - there are none yet
             broken=lambda reason: self.post(Event.BROKEN, detail=reason),
         )
         self._link = Link(self._hearing.on_frame, self._hearing.on_bad, surroundings.rota)
@@ -166,7 +166,7 @@ class Channel:
 
     def fail(self, refusal: Refusal) -> None:
         """Let go of everything and answer whoever waits, when its life could not be lived to its end."""
-        self._let_go()
+        self.let_go()
         self._answer_all(refusal)
         self._lose(refusal)
         self._tell_end(Ending(refusal.cause, refusal.detail, None, None))
@@ -277,7 +277,7 @@ class Channel:
 
     async def _clear(self) -> None:
         """Remove all that was the channel's, then free its name and answer."""
-        self._let_go()
+        self.let_go()
         try:
             await self._files.remove()
         except OSError as error:
@@ -301,7 +301,8 @@ class Channel:
         self.feed.publish("ended", ending.as_fields())
         self.feed.close()
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
+        """Hear nothing more of the worker, and end nothing."""
         self._cancel_timers()
         if self._lease_timer is not None:
             self._lease_timer.cancel()
@@ -348,9 +349,6 @@ class Channel:
     def on_spawner_lost(self) -> None:
         """The spawner died; its workers went with it."""
         self.post(Event.LOST)
-
-    def _on_reply(self, frame: Frame) -> None:
-        self._commands.answered(frame)
 
     def _on_ready(self) -> None:
         if self.pid is not None:

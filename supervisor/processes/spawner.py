@@ -15,6 +15,7 @@ from supervisor.processes.launch import (
     LAUNCH_SECONDS,
     SpawnerOptions,
     SpawnerUnavailableError,
+    await_unit,
     connect,
     environment_of,
     launch,
@@ -102,9 +103,9 @@ class SpawnerClient:
     async def start(self) -> int:
         """End the spawner of an earlier control server, with all it has, and start ours; how many channels it had.
 
-        Raises SpawnerUnavailableError.
+        That of a unit is neither ended nor started. Raises SpawnerUnavailableError.
         """
-        left = await self._end_predecessor()
+        left = 0 if self._options.unit else await self._end_predecessor()
         await self._attach()
         return left
 
@@ -137,11 +138,16 @@ class SpawnerClient:
         self._send({"op": "kill", "id": channel_id})
 
     async def close(self) -> None:
-        """End the spawner with everything that is left, and wait until it has ended: SHUTDOWN_SECONDS at most."""
+        """End the spawner with everything that is left, and wait until it has ended: SHUTDOWN_SECONDS at most.
+
+        That of a unit goes on with all it has, for the control server that comes next.
+        """
         self._closing = True
         if self._revival is not None:
             self._revival.cancel()
             await asyncio.wait({self._revival})
+        if self._options.unit:
+            self._detach()
         if self._peer is not None:
             self._send({"op": "shutdown"})
             if not await self._wait(self._ended, SHUTDOWN_SECONDS):
@@ -175,9 +181,12 @@ class SpawnerClient:
         return left
 
     async def _attach(self) -> None:
-        self._process = await launch(self._state_dir, self._options, self._environment)
         try:
-            self._open()
+            if self._options.unit:
+                self._greet(await await_unit(self._state_dir))
+            else:
+                self._process = await launch(self._state_dir, self._options, self._environment)
+                self._open()
         except OSError as error:
             raise SpawnerUnavailableError(f"the spawner in {self._state_dir} does not answer: {error}") from error
         greeted = await self._wait(self._greeted, LAUNCH_SECONDS)
@@ -187,7 +196,9 @@ class SpawnerClient:
         self._flush()
 
     def _open(self) -> None:
-        peer = connect(self._state_dir)
+        self._greet(connect(self._state_dir))
+
+    def _greet(self, peer: socket.socket) -> None:
         try:
             peer.send(pack({"op": "hello", "version": VERSION, "orphan_grace": self._options.orphan_grace}))
         except OSError:
