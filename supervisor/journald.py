@@ -21,6 +21,7 @@ ADDRESS: Final = "/run/systemd/journal/socket"
 STREAM: Final = "JOURNAL_STREAM"
 IDENTIFIER: Final = "agentd"
 MOST_NAME: Final = 64
+FULL_SECONDS: Final = 0.5
 # What the protocol, or journalctl, gives a meaning to: a key of ours with such a name gets a prefix.
 MEANT: Final = re.compile(
     "MESSAGE(_ID)?|PRIORITY|ERRNO|INVOCATION_ID|(USER_)?UNIT|TID|(CODE|SYSLOG|OBJECT|COREDUMP)_.*"
@@ -90,10 +91,10 @@ class Journal:
         self._instead = instead
         self._address = address
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.setblocking(False)
 
     def put(self, lines: Sequence[bytes]) -> bool:
-        """Hand all lines on; False when some of them are lost."""
+        """Hand all lines on; False when some are lost. A journal that is full is waited for, a moment in all."""
+        self._socket.settimeout(FULL_SECONDS)
         left = [line for line in lines if not self._sent(line)]
         return self._instead.put(left) if left else True
 
@@ -110,7 +111,10 @@ class Journal:
                 if error.errno not in {errno.EMSGSIZE, errno.ENOBUFS}:
                     raise
                 self._send_file(entry)
-        except (OSError, ValueError):  # there is no journal, or it is full; a line that is no event
+        except TimeoutError:  # it is full: what follows may come in, but is not waited for
+            self._socket.setblocking(False)
+            return False
+        except (OSError, ValueError):  # there is no journal, or it is full still; a line that is no event
             return False
         return True
 
