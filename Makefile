@@ -4,8 +4,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check -q
 STAMP  := $(VENV)/.ready
+PREFIX ?= /opt/agentd
+COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
-.PHONY: run test test-sandbox test-vm lint types check bench lock clean help
+.PHONY: run test test-sandbox test-vm lint types check bench install-systemd uninstall-systemd lock clean help
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -26,7 +28,14 @@ run: $(STAMP)    ## serve on 127.0.0.1:8080
 test: $(STAMP)   ## the whole test suite
 	$(BIN)/python -m pytest -n auto --maxprocesses 2
 
-test-sandbox: $(STAMP) ## agentd under a real systemd in namespaces: root, a minute
+# What `make install-systemd` needs, since the sandbox has no network.
+WHEELS := .vm/wheels/.ready
+$(WHEELS): requirements-run.lock $(STAMP)
+	rm -rf $(@D) && mkdir -p $(@D)
+	$(PIP) --python "$$(PYTHON='$(PYTHON)' systemd/setup python)" download --require-hashes --no-deps -d $(@D) -r $<
+	@touch $@
+
+test-sandbox: $(STAMP) $(WHEELS) ## agentd under a real systemd in namespaces, installed for real: root, three minutes
 	tests/vm/tools/sandbox $(BIN)/python -m pytest -p no:cacheprovider tests/vm
 
 test-vm: $(STAMP) ## the same with cgroup v2 limits in a virtual machine: debootstrap, qemu-system-x86, ten minutes
@@ -45,8 +54,15 @@ check: test lint types ## what CI runs
 bench: $(STAMP)  ## the figures of docs/performance.md, as a table
 	$(BIN)/python -m bench
 
+install-systemd: $(STAMP) ## units, user and software below PREFIX (/opt/agentd); DESTDIR for packagers; docs/systemd.md
+	PYTHON='$(PYTHON)' PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' systemd/setup install
+
+uninstall-systemd: ## the opposite; data and settings stay, unless PURGE=1
+	PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' PURGE='$(PURGE)' systemd/setup uninstall
+
 lock: $(STAMP)   ## choose dependency versions anew
-	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -o requirements.lock
+	$(COMPILE) --group dev -o requirements.lock
+	$(COMPILE) --no-annotate -c requirements.lock -o requirements-run.lock
 
 clean:           ## remove what make made
 	rm -rf $(VENV) .vm dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import structlog
 
-from supervisor.addresses import Address
 from supervisor.attachments.readers import Readers
 from supervisor.attachments.service import Attachments
 from supervisor.auth import Bounds
@@ -27,6 +26,7 @@ from supervisor.http.connections import Site, make_runner
 from supervisor.http.credentials import Credentials
 from supervisor.http.server import build_app
 from supervisor.keys import Keyring
+from supervisor.listener import url_of
 from supervisor.ports import PortAllocator
 from supervisor.processes.adopt import Survivor, survivors
 from supervisor.processes.bundle import clear_bundles, prepare_state
@@ -80,7 +80,9 @@ class Server:
         self._parts.push_async_callback(asyncio.to_thread, self.writer.close)
         self.writer.call(self._prune)
         self.spawner = SpawnerClient(
-            settings.state_dir, SpawnerOptions(settings.containment, settings.orphan_grace_seconds), self._environ
+            settings.state_dir,
+            SpawnerOptions(settings.containment, settings.orphan_grace_seconds, unit=settings.spawner == "unit"),
+            self._environ,
         )
         self._parts.push_async_callback(self.spawner.close)
         await self.spawner.start()
@@ -115,6 +117,8 @@ class Server:
             Preparation(settings, self.catalog, ports, self._environ),
             ports,
         )
+        if settings.spawner == "unit":
+            self._parts.push_async_callback(self.table.leave)
         self.sessions = Sessions(settings, self.table, StoreArchive(self.store, settings))
         adopted = self._adopt(found)
         discarded = await self.spawner.discard()
@@ -145,7 +149,7 @@ class Server:
         self._own(self._prune_often(), "log pruning")
         log.info(
             "server.ready",
-            addresses=[_shown(listener) for listener in listeners],
+            addresses=[url_of(listener) for listener in listeners],
             property=str(settings.property_file),
             state_dir=str(settings.state_dir),
             containment=self.spawner.hello["containment"],
@@ -159,12 +163,17 @@ class Server:
             log.info("containment.note", note=note)
 
     async def stop(self) -> None:
-        """Refuse new starts, stop every channel in parallel, then all parts. Bounded by the stop grace and a second."""
+        """Refuse new starts, stop every channel in parallel, then all parts. Bounded by the stop grace and a second.
+
+        Workers below the spawner of a unit are not ours to end: a restart keeps them, and a stop of both units ends
+        them with their spawner.
+        """
         began = time.monotonic()
         count = len(self.table.all())
-        self.sessions.close()
-        await self.table.shutdown()
-        await self.sessions.drain(SESSIONS_SECONDS)
+        if self.settings.spawner == "auto":
+            self.sessions.close()
+            await self.table.shutdown()
+            await self.sessions.drain(SESSIONS_SECONDS)
         await self.close()
         log.info("server.stopped", channels=count, seconds=round(time.monotonic() - began, 3))
 
@@ -209,6 +218,10 @@ class Server:
             "workers": len(self.table.all()),
             "workers_max": self.settings.workers_max,
         }
+
+    def status(self) -> str:
+        """One line for ``systemctl status``."""
+        return f"channels: {len(self.table.all())}, spawner: {'attached' if self.spawner.attached else 'lost'}"
 
     async def _sample(self, channels: Sequence[Channel]) -> Mapping[str, Sample]:
         return await self._monitor.sample(
@@ -301,7 +314,3 @@ async def _stay_marked(marks: Marks) -> None:
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait({task})
-
-
-def _shown(listener: socket.socket) -> str:
-    return f"http://{Address(*listener.getsockname()[:2])}"

@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import faulthandler
 import gc
 import os
 import resource
@@ -17,7 +18,8 @@ import uvloop
 
 from supervisor.app import Server, StateFolderHeldError
 from supervisor.auth import KeysError
-from supervisor.listener import listen
+from supervisor.listener import listen, url_of
+from supervisor.notify import Notifier
 from supervisor.processes.launch import SpawnerUnavailableError
 from supervisor.settings import Settings
 from supervisor.store.errors import StoreError
@@ -28,26 +30,36 @@ log = structlog.get_logger("supervisor.serve")
 FAILED: Final = 1
 ENDING_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PR_SET_DUMPABLE: Final = 4
+STOP_SLACK_SECONDS: Final = 10.0  # over the stop grace, what a stop may take at most
 SWITCH_SECONDS: Final = 0.001  # that a thread may keep the loop waiting for the interpreter
 
 
-def serve(settings: Settings) -> int:
-    """Serve until SIGTERM, SIGINT or SIGHUP; the exit status: 0 after an orderly end, 1 when it could not start."""
+def serve(settings: Settings, inherited: Sequence[socket.socket], manager: Notifier) -> int:
+    """Serve until SIGTERM, SIGINT or SIGHUP; the exit status: 0 after an orderly end, 1 when it could not start.
+
+    With `inherited` sockets, whose addresses are those of the settings then, none is opened.
+    """
     configure(settings.log_level, settings.log_format)
+    if sys.stderr is not None:
+        faulthandler.enable()  # the SIGABRT of a watchdog shows what held up the loop
     _hide_memory()
     _raise_descriptor_limit()
     with ExitStack() as sockets:
-        listeners = []
-        for address in settings.addresses:
+        listeners = [sockets.enter_context(listener) for listener in inherited]
+        if inherited:
+            log.info("server.sockets_inherited", addresses=[url_of(one) for one in inherited], settings="not opened")
+        for address in () if inherited else settings.addresses:
             try:
                 listeners.append(sockets.enter_context(listen(address)))
             except OSError as error:
                 sys.stderr.write(f"agentd: cannot listen on {address}: {error.strerror or error}\n")
                 return FAILED
-        return uvloop.run(_serve(settings, dict(os.environ), listeners))
+        return uvloop.run(_serve(settings, dict(os.environ), listeners, manager))
 
 
-async def _serve(settings: Settings, environ: Mapping[str, str], listeners: Sequence[socket.socket]) -> int:
+async def _serve(
+    settings: Settings, environ: Mapping[str, str], listeners: Sequence[socket.socket], manager: Notifier
+) -> int:
     ending = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in ENDING_SIGNALS:
@@ -61,9 +73,13 @@ async def _serve(settings: Settings, environ: Mapping[str, str], listeners: Sequ
         await server.close()
         return FAILED
     _settle()
+    manager.ready()
+    report = loop.create_task(manager.report(server.status), name="report to the service manager")
     await ending.wait()
     log.info("server.stopping", channels=len(server.table.all()))
+    manager.stopping(settings.worker_stop_grace_seconds + STOP_SLACK_SECONDS)
     await server.stop()
+    report.cancel()  # it has fed the watchdog to the end
     return 0
 
 

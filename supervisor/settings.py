@@ -111,7 +111,8 @@ class Settings(BaseSettings):
         Field("info", description="least level of the server's own log lines")
     )
     log_format: Annotated[Literal["auto", "json", "console"], BeforeValidator(kind.lowered)] = Field(
-        "auto", description="form of the server's own log lines; auto: console on a terminal, else json"
+        "auto",
+        description="form of the server's own log lines; auto: console on a terminal, fields in the journal, else json",
     )
     log_file_bytes: kind.Bytes = Field(
         10 * MIB, description="size at which a channel's log is rotated; one predecessor is kept"
@@ -202,6 +203,10 @@ class Settings(BaseSettings):
 
     containment: Literal["auto", "cgroup", "sweep"] = Field(
         "auto", description="how a worker's process tree is held together; auto: cgroup where it can be"
+    )
+    spawner: Annotated[Literal["auto", "unit"], BeforeValidator(kind.lowered)] = Field(
+        "auto",
+        description="who starts the parent of all workers; auto: the server; unit: systemd, the server waits for it",
     )
     worker_memory_bytes: kind.OptionalBytes = Field(None, description="memory of one channel")
     worker_processes: kind.OptionalLimit = Field(None, description="processes of one channel")

@@ -8,7 +8,6 @@ import atexit
 import logging
 import os
 import re
-import select
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -17,6 +16,9 @@ from typing import Any, Final
 import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+from supervisor.journald import Journal, leads_to_journal
+from supervisor.sinks import Descriptor, Sink
 
 LEVELS: Final = logging.getLevelNamesMapping()
 PENDING_BYTES: Final = 1024 * 1024
@@ -36,14 +38,14 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 class LineWriter:
-    """Writes lines to a descriptor from a thread of its own. `start` before use, `close` at the end.
+    """Writes lines to a sink from a thread of its own. `start` before use, `close` at the end.
 
     At most `most` bytes wait, and as many again are being written. What comes while they do is dropped; `notice` makes
     the line that tells how many lines are missing at this place. A reader that is gone is nobody's failure.
     """
 
-    def __init__(self, fd: int, notice: Callable[[int], str], most: int = PENDING_BYTES) -> None:
-        self._fd = fd
+    def __init__(self, sink: Sink, notice: Callable[[int], str], most: int = PENDING_BYTES) -> None:
+        self._sink = sink
         self._notice = notice
         self._most = most
         self._changed = threading.Condition()  # re-entrant: a finalizer may log in the midst of a log call
@@ -51,7 +53,6 @@ class LineWriter:
         self._size = 0
         self._dropped = 0
         self._closing = False
-        self._torn = False  # the last write broke off, perhaps within a line
         self._thread = threading.Thread(target=self._run, name="server log", daemon=True)
 
     def start(self) -> None:
@@ -85,8 +86,8 @@ class LineWriter:
             lines, dropped = self._take()
             if not lines and not dropped:
                 return
-            notices = [f"{self._notice(count)}\n".encode() if count else b"" for count in (lost, dropped)]
-            written = self._put(b"".join((notices[0], *lines, notices[1])))
+            before, behind = ([f"{self._notice(count)}\n".encode()] if count else [] for count in (lost, dropped))
+            written = self._sink.put([*before, *lines, *behind])
             lost = 0 if written else lost + len(lines) + dropped
 
     def _take(self) -> tuple[list[bytes], int]:
@@ -98,33 +99,19 @@ class LineWriter:
             self._lines, self._size, self._dropped = [], 0, 0
         return taken
 
-    def _put(self, data: bytes) -> bool:
-        view = memoryview(b"\n" + data if self._torn else data)
-        size = len(view)
-        try:
-            while view:
-                try:
-                    view = view[os.write(self._fd, view) :]
-                except BlockingIOError:  # somebody who shares our stderr made it non-blocking
-                    room = select.poll()
-                    room.register(self._fd, select.POLLOUT)
-                    room.poll()
-        except OSError:  # there is nobody to tell but the next reader, who is told how many lines are missing
-            self._torn = self._torn or len(view) < size
-            return False
-        self._torn = False
-        return True
-
 
 def configure(level: str, log_format: str) -> LineWriter:
-    """Set up the log: to stderr, `level` and above; `log_format` "json", "console", or "auto" by the terminal.
+    """Set up the log: to stderr, `level` and above; `log_format` "json", "console", or "auto" by what stderr is.
 
-    What was logged is written when the process ends in an orderly way, at the latest.
+    Where that is the journal, each event is an entry with fields. What was logged is written when the process ends in
+    an orderly way, at the latest.
     """
     fd = -1 if sys.stderr is None else sys.stderr.fileno()  # -1: we were started without a stderr
     terminal = os.isatty(fd)
     processors = _processors(console=log_format == "console" or (log_format == "auto" and terminal), colors=terminal)
-    writer = LineWriter(fd, lambda count: _render(processors, "warning", event="log.dropped", lines=count))
+    journal = leads_to_journal(os.environ, fd) and log_format == "auto"
+    sink: Sink = Journal(Descriptor(fd)) if journal else Descriptor(fd)
+    writer = LineWriter(sink, lambda count: _render(processors, "warning", event="log.dropped", lines=count))
     writer.start()
     atexit.register(writer.close)
     structlog.configure(

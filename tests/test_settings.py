@@ -397,7 +397,7 @@ def configured(folder: Path, monkeypatch: pytest.MonkeyPatch, places: dict[str, 
     (folder / ".env").write_text(places["dotenv"])
     (folder / "agentd.toml").write_text(places["config"])
     served = []
-    monkeypatch.setattr(serving, "serve", lambda settings: served.append(settings) or 0)
+    monkeypatch.setattr(serving, "serve", lambda settings, *_: served.append(settings) or 0)
     monkeypatch.setattr(os, "environ", dict(os.environ))
     named = [word for item in places["named"] for word in ("--set", item)]
     assert serve_command.run([*places["flags"], *named]) == 0

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import structlog
 
+from supervisor.sinks import Descriptor
 from supervisor.telemetry import LineWriter, configure, printable
 
 PATIENCE = 20
@@ -147,7 +148,7 @@ class Pipe:
 
     def __init__(self, most: int) -> None:
         self.reader, self.out = os.pipe()
-        self.writer = LineWriter(self.out, lambda count: f"{count} dropped", most)
+        self.writer = LineWriter(Descriptor(self.out), lambda count: f"{count} dropped", most)
         self.writer.start()
 
     def read(self, until: bytes) -> list[str]:
@@ -213,7 +214,7 @@ def test_a_pipe_that_does_not_block_is_waited_for(pipe: Pipe) -> None:
 def test_a_reader_that_is_gone_is_nobody_s_failure() -> None:
     reader, out = os.pipe()
     os.close(reader)
-    writer = LineWriter(out, str)
+    writer = LineWriter(Descriptor(out), str)
     writer.start()
     for _ in range(10):
         writer.write("to nobody")
@@ -231,7 +232,7 @@ def test_what_a_failing_write_lost_is_told_when_writing_succeeds_again(tmp_path:
         told.set()
         return f"{count} dropped"
 
-    writer = LineWriter(fd, notice)
+    writer = LineWriter(Descriptor(fd), notice)
     writer.start()
     writer.write("lost")
     while not told.is_set():

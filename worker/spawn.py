@@ -58,6 +58,11 @@ ENDINGS: Final = "records/{}.ending.json"  # in the state folder: how a channel 
 ENDING_VERSION: Final = 1
 CHANNEL_VARIABLE: Final = "AGENTD_CHANNEL_ID"  # in the environment of every worker
 INSTANCE_VARIABLE: Final = "AGENTD_INSTANCE"  # in the environment of spawner, zygotes and workers
+# What a spawner and its zygotes get of an environment: enough to find Python, its modules and the locale; no secret.
+SPAWNER_ENVIRONMENT: Final = (
+    *("PATH", "HOME", "LANG", "LC_ALL", "TZ"),
+    *("PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "TMPDIR"),
+)
 
 
 def instance_of(state_dir: Path) -> str:

@@ -32,7 +32,7 @@ from supervisor.channels.waiters import Waiters
 from supervisor.processes.adopt import Survivor
 from supervisor.processes.link import Link, LinkFullError
 from supervisor.processes.logs import Throttled
-from worker.frames import Down, Frame
+from worker.frames import Down
 from worker.spawn import Receipt
 
 log = structlog.get_logger("supervisor.channel")
@@ -88,7 +88,7 @@ class Channel:
             self._found,
             Throttled(self._log),  # what the worker's frames make us log
             ready=self._on_ready,
-            reply=self._on_reply,
+            reply=lambda frame: self._commands.answered(frame),  # noqa: PLW0108 - there are none yet
             broken=lambda reason: self.post(Event.BROKEN, detail=reason),
         )
         self._link = Link(self._hearing.on_frame, self._hearing.on_bad, surroundings.rota)
@@ -162,7 +162,7 @@ class Channel:
     def fail(self, refusal: Refusal) -> None:
         """Let go of everything and answer whoever waits, when its life could not be lived to its end."""
         self._failed = True
-        self._let_go()
+        self.let_go()
         self._waiters.refuse(refusal)
         self._lose(refusal)
         self._tell_end(Ending(refusal.cause, refusal.detail, None, None))
@@ -297,7 +297,7 @@ class Channel:
 
     async def _clear(self) -> None:
         """Remove all that was the channel's, then free its name and answer."""
-        self._let_go()
+        self.let_go()
         try:
             await self._files.remove()
         except OSError as error:
@@ -319,7 +319,8 @@ class Channel:
         self.feed.publish("ended", ending.as_fields())
         self.feed.close()
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
+        """Hear nothing more of the worker, and end nothing."""
         self._cancel_timers()
         self._leased.close()
         self._link.close()
@@ -364,9 +365,6 @@ class Channel:
     def on_spawner_lost(self) -> None:
         """The spawner died; its workers went with it."""
         self.post(Event.LOST)
-
-    def _on_reply(self, frame: Frame) -> None:
-        self._commands.answered(frame)
 
     def _on_ready(self) -> None:
         if self.pid is not None:

@@ -54,7 +54,7 @@ class ChannelTable:
         self._numbers = itertools.count(1)
         self._epoch = f"{time.time_ns():x}"
         self._instance = instance_of(surroundings.settings.state_dir)
-        self._closing = False
+        self._closing = self._leaving = False
         settings = surroundings.settings
         self._graph_limits = settings.graph_limits
 
@@ -200,10 +200,21 @@ class ChannelTable:
             if late:
                 await asyncio.wait(late, timeout=CANCEL_SECONDS)
 
+    async def leave(self) -> None:
+        """Refuse new starts and let go of all channels, but end none: workers live on for the next control server."""
+        self._closing = self._leaving = True
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CANCEL_SECONDS)
+
     async def _live(self, channel: Channel) -> None:
         try:
             await channel.run()
         except asyncio.CancelledError:
+            if self._leaving:
+                channel.let_go()
+                raise
             channel.fail(Refusal(Cause.STOP_FAILED, "the server ended before there was proof that nothing is left"))
             self._release(channel)
             raise

@@ -9,6 +9,8 @@ from typing import Final
 
 from supervisor import sources
 from supervisor.addresses import LISTEN_ALLOWED
+from supervisor.listener import inherit, settings_of
+from supervisor.notify import Notifier
 from supervisor.settings import MASK, Loaded, describe, load
 from supervisor.sources import COMMAND_LINE, Layer, Problem, SettingsError
 
@@ -21,17 +23,22 @@ def run(arguments: Sequence[str]) -> int:
     config, named = options.pop("--config", None), options.pop("--set", [])
     if "--listen" in options:
         options["--listen"] = ",".join(options["--listen"])
-    loaded = read(options, named, config)
+    manager = Notifier(os.environ)
+    inherited = inherit(os.environ)
+    loaded = read(options, named, config, settings_of(inherited))
     warn(loaded)
     os.environ.update(loaded.environment)  # graphs name variables of .env too
     from supervisor.serve import serve  # noqa: PLC0415 - not before the settings are known to be good
 
-    return serve(loaded.settings)
+    return serve(loaded.settings, inherited, manager)
 
 
-def read(flags: Mapping[str, str], named: Iterable[str], config: str | Path | None) -> Loaded:
+def read(
+    flags: Mapping[str, str], named: Iterable[str], config: str | Path | None, fixed: Layer | None = None
+) -> Loaded:
     """The settings with `flags` (flag as written -> value) and `named` (NAME=VALUE each) before all other places.
 
+    Only what is `fixed`, since it has been done already, comes before these.
     Raises SettingsError.
     """
     given = dict(flags)
@@ -40,7 +47,7 @@ def read(flags: Mapping[str, str], named: Iterable[str], config: str | Path | No
         if not equals:
             raise SettingsError(Problem("--set", COMMAND_LINE, "allowed: NAME=VALUE", repr(item)))
         given[f"--set {name}"] = value
-    return load(_without_secrets(given), None if config is None else Path(config))
+    return load({**_without_secrets(given), **(fixed or {})}, None if config is None else Path(config))
 
 
 def warn(loaded: Loaded) -> None:

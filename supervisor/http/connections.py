@@ -14,7 +14,7 @@ import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 
-from supervisor.listener import BACKLOG
+from supervisor.listener import BACKLOG, url_of
 
 if TYPE_CHECKING:
     from supervisor.settings import Settings
@@ -106,8 +106,7 @@ class Site(web.BaseSite):
     @property
     def name(self) -> str:
         """The address, as a URL."""
-        host, port = self._listener.getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return url_of(self._listener)
 
     async def start(self) -> None:
         """Begin to accept; connections inherit that the kernel ends them when the other side stops reading."""
@@ -117,8 +116,14 @@ class Site(web.BaseSite):
         connections = runner.app[CONNECTIONS]
         if server is None:
             raise RuntimeError("the runner is not set up")
-        self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNREAD_SECONDS * 1000))
         loop = asyncio.get_running_loop()
+        if self._listener.family == socket.AF_UNIX:
+            kept: dict[str, Any] = {"cleanup_socket": False}  # its path belongs to whoever opened it
+            self._server = await loop.create_unix_server(
+                lambda: connections.accept(server), sock=self._listener, backlog=BACKLOG, **kept
+            )
+            return
+        self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNREAD_SECONDS * 1000))
         self._server = await loop.create_server(
             lambda: connections.accept(server), sock=self._listener, backlog=BACKLOG
         )

@@ -1,6 +1,5 @@
 """What an earlier control server left with the spawner: channels that live, and endings nobody has taken note of."""
 
-import asyncio
 from pathlib import Path
 from typing import Any, Final
 
@@ -58,35 +57,3 @@ def ended_with_their_spawner(state_dir: Path) -> dict[str, Inherited]:
         channel_id: Inherited({"ev": "gone", "id": channel_id, "receipt": ending.receipt, "cause": ending.cause})
         for channel_id, ending in journal.read_endings(state_dir).items()
     }
-
-
-class Proof:
-    """Hears of one channel that is being ended, until nothing of it is left."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.gone: asyncio.Future[None] = loop.create_future()
-
-    def on_spawned(self, pid: int, start_time: int) -> None:
-        """It is killed all the same."""
-
-    def on_spawn_failed(self, error: str) -> None:
-        """There is nothing to end."""
-        self._is_gone()
-
-    def on_exit(self, status: int, *, oom: bool) -> None:
-        """The rest follows."""
-
-    def on_gone(self, receipt: Receipt) -> None:
-        """Nothing is left."""
-        self._is_gone()
-
-    def on_unkillable(self, pids: list[int]) -> None:
-        """It is waited for no longer than for others."""
-
-    def on_spawner_lost(self) -> None:
-        """Whatever it was died with the spawner."""
-        self._is_gone()
-
-    def _is_gone(self) -> None:
-        if not self.gone.done():
-            self.gone.set_result(None)

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from worker.spawn import INSTANCE_VARIABLE, SOCKET_NAME, instance_of
+from worker.spawn import INSTANCE_VARIABLE, SOCKET_NAME, SPAWNER_ENVIRONMENT, instance_of
 
 LAUNCH_SECONDS: Final = 15.0
 LOG_NAME: Final = "spawner.log"
-# What a spawner and its zygotes get of our environment: enough to find Python, its modules and the locale; no secret.
-ENVIRONMENT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "TMPDIR")
 
 
 class SpawnerUnavailableError(RuntimeError):
@@ -24,15 +22,19 @@ class SpawnerUnavailableError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class SpawnerOptions:
-    """How to start a spawner: its containment wish, and seconds it and its workers outlive a control server."""
+    """How to start a spawner: its containment wish, and seconds it and its workers outlive a control server.
+
+    With `unit` a service manager starts and ends it, and it may be on its way: it is waited for.
+    """
 
     containment: str = "auto"
     orphan_grace: float = 120.0
+    unit: bool = False
 
 
 def environment_of(environ: Mapping[str, str], state_dir: Path) -> dict[str, str]:
     """The whole environment of a spawner, chosen from `environ`."""
-    chosen = {name: environ[name] for name in ENVIRONMENT if name in environ}
+    chosen = {name: environ[name] for name in SPAWNER_ENVIRONMENT if name in environ}
     return {**chosen, INSTANCE_VARIABLE: instance_of(state_dir)}
 
 
@@ -53,6 +55,14 @@ def connect(state_dir: Path) -> socket.socket:
         raise
     peer.setblocking(False)
     return peer
+
+
+def no_unit(state_dir: Path) -> SpawnerUnavailableError:
+    """What to say when the service manager's spawner does not answer."""
+    return SpawnerUnavailableError(
+        f"no spawner answers in {state_dir}, and with AGENTD_SPAWNER=unit none is started: look at "
+        "`systemctl status agentd-workers`, or set AGENTD_SPAWNER=auto"
+    )
 
 
 async def launch(state_dir: Path, options: SpawnerOptions, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:

@@ -7,11 +7,11 @@ import socket
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import structlog
 
-from supervisor.processes.inherited import INHERITED_EVENTS, Inherited, Proof, ended_with_their_spawner
+from supervisor.processes.inherited import INHERITED_EVENTS, Inherited, ended_with_their_spawner
 from supervisor.processes.launch import (
     LAUNCH_SECONDS,
     SpawnerOptions,
@@ -19,8 +19,10 @@ from supervisor.processes.launch import (
     connect,
     environment_of,
     launch,
+    no_unit,
     readable,
 )
+from supervisor.processes.process_listener import Listener, Proof
 from worker.spawn import MAX_MESSAGE, VERSION, Receipt, SpawnRequest, pack, unpack
 
 log = structlog.get_logger("supervisor.spawner")
@@ -31,28 +33,6 @@ RETRY_SECONDS: Final = 1.0
 FIND_SECONDS: Final = 0.1
 DISCARD_SECONDS: Final = 8.0
 FULL_SECONDS: Final = 0.05
-
-
-class Listener(Protocol):
-    """Who is told of one channel's process. Called on the loop, never re-entrantly from a request."""
-
-    def on_spawned(self, pid: int, start_time: int) -> None:
-        """The process exists."""
-
-    def on_spawn_failed(self, error: str) -> None:
-        """There is no process and nothing is left of the attempt. Final."""
-
-    def on_exit(self, status: int, *, oom: bool) -> None:
-        """The worker itself has ended (status as `Popen.returncode`); the rest of its tree is being killed."""
-
-    def on_gone(self, receipt: Receipt) -> None:
-        """Nothing is left. Final; `SpawnerClient.forget` is to be called once that is on record."""
-
-    def on_unkillable(self, pids: list[int]) -> None:
-        """These outlived SIGKILL for some seconds; on_gone follows should they end."""
-
-    def on_spawner_lost(self) -> None:
-        """The spawner died and took its workers with it. Final."""
 
 
 class SpawnerClient:
@@ -104,13 +84,14 @@ class SpawnerClient:
         until = self._loop.time() + PREDECESSOR_SECONDS
         while not await self._find():
             try:
+                if self._options.unit:
+                    raise no_unit(self._state_dir)
                 await self._attach()
+                break
             except SpawnerUnavailableError:  # perhaps the earlier one still holds the folder, while it ends
                 if self._loop.time() >= until:
                     raise
                 await asyncio.sleep(FIND_SECONDS)
-            else:
-                break
         self.inherited = {**await asyncio.to_thread(ended_with_their_spawner, self._state_dir), **self.inherited}
 
     def adopt(self, channel_id: str, listener: Listener) -> None:
@@ -173,11 +154,16 @@ class SpawnerClient:
         self._send({"op": "forget", "id": channel_id})
 
     async def close(self) -> None:
-        """End the spawner with everything that is left, and wait until it has ended: SHUTDOWN_SECONDS at most."""
+        """End the spawner with everything that is left, and wait until it has ended: SHUTDOWN_SECONDS at most.
+
+        That of a unit goes on with all it has, for the control server that comes next.
+        """
         self._closing = True
         if self._revival is not None:
             self._revival.cancel()
             await asyncio.wait({self._revival})
+        if self._options.unit:
+            self._detach()
         if self._peer is not None:
             self._send({"op": "shutdown"})
             if not await self._wait(self._ended, SHUTDOWN_SECONDS):
@@ -211,8 +197,9 @@ class SpawnerClient:
             self._ended.clear()
 
     async def _attach(self) -> None:
-        self._process = await launch(self._state_dir, self._options, self._environment)
         try:
+            if not self._options.unit:
+                self._process = await launch(self._state_dir, self._options, self._environment)
             self._open()
         except OSError as error:
             raise SpawnerUnavailableError(f"the spawner in {self._state_dir} does not answer: {error}") from error

@@ -1,4 +1,4 @@
-"""``python -m worker.spawner``: started by `agentd serve` when no spawner answers, or by a service manager."""
+"""``agentd-spawner``, or ``python -m worker.spawner``: started by `agentd serve`, or by a service manager."""
 
 import argparse
 import asyncio
@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from worker.spawn import CHANNEL_VARIABLE, SOCKET_NAME
+from worker.spawn import CHANNEL_VARIABLE, INSTANCE_VARIABLE, SOCKET_NAME, SPAWNER_ENVIRONMENT, instance_of
 from worker.spawner.linux import PR_SET_CHILD_SUBREAPER, PR_SET_DUMPABLE, prctl
+from worker.spawner.notify import Notifier
 from worker.spawner.peer import listen
 from worker.spawner.server import Spawner
 
@@ -56,11 +57,18 @@ def _watch_log(loop: asyncio.AbstractEventLoop) -> None:
         shorten(2)
 
 
+def environment_of_zygotes(state_dir: Path) -> dict[str, str]:
+    """All that zygotes get of our environment. A service manager gives us more than `agentd serve` does."""
+    chosen = {name: os.environ[name] for name in SPAWNER_ENVIRONMENT if name in os.environ}
+    return {**chosen, INSTANCE_VARIABLE: instance_of(state_dir), CHANNEL_VARIABLE: " " * MARK_WIDTH}
+
+
 async def _run(arguments: argparse.Namespace, state_dir: Path) -> None:
+    manager = Notifier(os.environ)
     listener = listen(state_dir, SOCKET_NAME)
     # A zygote that is killed cannot remove its temporary files: they lie where we, or our successor, can.
     temporary = temporary_folder(state_dir)
-    environment = {**os.environ, CHANNEL_VARIABLE: " " * MARK_WIDTH}
+    environment = environment_of_zygotes(state_dir)
     if temporary is not None:
         environment["TMPDIR"] = str(temporary.resolve())
     _watch_log(asyncio.get_running_loop())
@@ -69,6 +77,7 @@ async def _run(arguments: argparse.Namespace, state_dir: Path) -> None:
         if arguments.ready_fd >= 0:
             os.write(arguments.ready_fd, b"ready\n")
             os.close(arguments.ready_fd)
+        manager.tell("READY=1")
 
     try:
         await Spawner(
@@ -79,6 +88,7 @@ async def _run(arguments: argparse.Namespace, state_dir: Path) -> None:
             environment=environment,
         ).run(ready)
     finally:
+        manager.tell("STOPPING=1")
         (state_dir / SOCKET_NAME).unlink(missing_ok=True)
         listener.close()
         if temporary is not None:
@@ -89,7 +99,7 @@ def main() -> int:
     """Serve; exit status 0 after a shutdown, 75 when another spawner holds this state folder."""
     # A worker of the same user must not read our environment or memory. An exec, of a zygote too, resets it.
     prctl(PR_SET_DUMPABLE, 0)
-    parser = argparse.ArgumentParser(prog="python -m worker.spawner", description=__doc__)
+    parser = argparse.ArgumentParser(prog="agentd-spawner", description=__doc__)
     parser.add_argument("--state-dir", type=Path, required=True)
     parser.add_argument("--containment", choices=("auto", "cgroup", "sweep"), default="auto")
     parser.add_argument("--orphan-grace", type=float, default=120.0, help="seconds without a control server")

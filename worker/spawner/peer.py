@@ -76,6 +76,8 @@ class Peer:
             self._pause = self._loop.call_later(PAUSE_SECONDS, self.open)
             return
         if self._control is not None:
+            self._read()  # it may have gone, and its successor come, since we looked last
+        if self._control is not None:
             # One policy at a time: the state folder's lock keeps a second control server out before it gets here.
             with peer, contextlib.suppress(ConnectionError):
                 peer.send(pack({"ev": "busy"}))
