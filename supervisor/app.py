@@ -5,8 +5,8 @@ import fcntl
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +18,7 @@ from supervisor.attachments.readers import Readers
 from supervisor.attachments.service import Attachments
 from supervisor.auth import Bounds
 from supervisor.catalog import GraphCatalog
+from supervisor.causes import Refusal
 from supervisor.channels.channel import Channel
 from supervisor.channels.preparation import Preparation
 from supervisor.channels.surroundings import Surroundings
@@ -25,6 +26,7 @@ from supervisor.channels.table import ChannelTable
 from supervisor.chronicle import Chronicle
 from supervisor.http.connections import Site, make_runner
 from supervisor.http.credentials import Credentials
+from supervisor.http.leaving import depart
 from supervisor.http.server import build_app
 from supervisor.keys import Keyring
 from supervisor.ports import PortAllocator
@@ -38,6 +40,7 @@ from supervisor.settings import Settings
 from supervisor.store.store import Store
 from supervisor.tokens import Tokens
 from supervisor.turns.archive import StoreArchive
+from supervisor.turns.drain import Drain
 from supervisor.turns.sessions import Sessions
 from worker.spawn import instance_of
 
@@ -60,6 +63,7 @@ class Server:
         self.settings = settings
         self._environ = environ
         self._parts = AsyncExitStack()  # what was started, to be closed in the opposite order
+        self._leaves_workers = False
 
     async def start(self, listeners: Sequence[socket.socket]) -> None:
         """Take the state folder, find or start the spawner, answer on `listeners`.
@@ -67,7 +71,7 @@ class Server:
         Raises StateFolderHeldError, SpawnerUnavailableError, StoreError, KeysError, OSError.
         """
         settings = self.settings
-        credentials = _credentials_of(settings)
+        self._credentials = credentials = _credentials_of(settings)
         prepare_state(settings.state_dir)
         settings.log_path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._parts.callback(os.close, _hold(settings.state_dir))
@@ -78,7 +82,7 @@ class Server:
         self.spawner = SpawnerClient(
             settings.state_dir, SpawnerOptions(settings.containment, settings.orphan_grace_seconds), self._environ
         )
-        self._parts.push_async_callback(self.spawner.close)
+        self._parts.push_async_callback(self._part_with_spawner)
         ended = await self.spawner.start()
         cleared = await asyncio.to_thread(clear_bundles, settings.state_dir, settings.log_path)
         ports = PortAllocator()
@@ -90,14 +94,17 @@ class Server:
         self._parts.push_async_callback(self.attachments.close)
         await self.attachments.open()
         self._chronicle = Chronicle(self.store.note)
+        self._preparation = Preparation(settings, self.catalog, ports, self._environ)
         self.table = ChannelTable(
             Surroundings(settings, self.spawner, self.writer, Rota(), self._chronicle.tell),
-            Preparation(settings, self.catalog, ports, self._environ),
+            self._preparation,
             ports,
         )
         self.sessions = Sessions(settings, self.table, StoreArchive(self.store, settings))
+        self.drain = Drain(self.table)
+        self._parts.push_async_callback(self.drain.close)
         self._monitor = Monitor()
-        runner = make_runner(
+        self._runner = runner = make_runner(
             build_app(
                 settings,
                 self.table,
@@ -111,6 +118,7 @@ class Server:
                 conversations=self.store,
                 credentials=credentials,
                 attachments=self.attachments,
+                drain=self.drain,
             ),
             close_seconds=HTTP_CLOSE_SECONDS,
         )
@@ -134,6 +142,20 @@ class Server:
         for note in self.spawner.hello["notes"]:
             log.info("containment.note", note=note)
 
+    def renew(self) -> None:
+        """Take note of settings and environment that have changed, of the keys and the graphs; log what is wrong."""
+        self._preparation.renew()
+        self._credentials.look()
+        for name in self._selectable():
+            with _told():
+                self.catalog.select(name)
+
+    def _selectable(self) -> list[str]:
+        names: list[str] = []
+        with _told():
+            names += [graph.name for graph in self.catalog.graphs() if graph.name]
+        return names
+
     async def stop(self) -> None:
         """Refuse new starts, stop every channel in parallel, then all parts. Bounded by the stop grace and a second."""
         began = time.monotonic()
@@ -144,6 +166,22 @@ class Server:
         await self.close()
         log.info("server.stopped", channels=count, seconds=round(time.monotonic() - began, 3))
 
+    async def leave(self, hurry: asyncio.Event) -> None:
+        """Leave clients and workers to a successor: `leave_seconds` for the answers that are owed, then all parts.
+
+        As soon as `hurry` is set no answer is waited for; the workers stay.
+        """
+        began = time.monotonic()
+        cut = await depart(self._runner, self.settings.leave_seconds, hurry)
+        self._leaves_workers = True
+        await self.sessions.leave()
+        await self.table.leave()
+        await self.close()
+        log.info("server.left", channels=len(self.table.all()), cut=cut, seconds=round(time.monotonic() - began, 3))
+
+    async def _part_with_spawner(self) -> None:
+        await (self.spawner.leave() if self._leaves_workers else self.spawner.close())
+
     async def close(self) -> None:
         """Let go of everything, also after a start that failed half-way."""
         await self._parts.aclose()
@@ -153,6 +191,7 @@ class Server:
         return {
             "containment": self.spawner.hello["containment"],
             "controllers": self.spawner.hello["controllers"],
+            "draining": self.drain.is_on,
             "notes": self.spawner.hello["notes"],
             "spawner": "attached" if self.spawner.attached else "lost",
             "spawner_pid": self.spawner.hello["pid"],
@@ -228,7 +267,8 @@ def _credentials_of(settings: Settings) -> Credentials:
 def _tokens_of(settings: Settings) -> Tokens | None:
     if settings.jwt_secret is None:
         return None
-    return Tokens(settings.jwt_secret.get_secret_value(), Bounds(settings.jwt_turns_per_minute, settings.jwt_channels))
+    secret = settings.jwt_secret.get_secret_value()
+    return Tokens(secret, lambda: Bounds(settings.jwt_turns_per_minute, settings.jwt_channels))
 
 
 def _hold(state_dir: Path) -> int:
@@ -240,6 +280,15 @@ def _hold(state_dir: Path) -> int:
         os.close(lock)
         raise StateFolderHeldError(f"another server works with {state_dir}") from error
     return lock
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Log what is wrong with a graph; requests for it are refused likewise, until it is mended."""
+    try:
+        yield
+    except Refusal as refusal:
+        log.warning("reload.graph_refused", cause=refusal.cause, detail=refusal.detail)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -8,7 +8,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Final
 
@@ -17,42 +17,44 @@ import uvloop
 
 from supervisor.app import Server, StateFolderHeldError
 from supervisor.auth import KeysError
-from supervisor.listener import listen
+from supervisor.listener import inherited, listen
 from supervisor.processes.launch import SpawnerUnavailableError
-from supervisor.settings import Settings
+from supervisor.reload import Reload
+from supervisor.settings import Loaded, Settings
+from supervisor.signals import Signals
 from supervisor.store.errors import StoreError
 from supervisor.telemetry import configure
 
 log = structlog.get_logger("supervisor.serve")
 
 FAILED: Final = 1
-ENDING_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PR_SET_DUMPABLE: Final = 4
 SWITCH_SECONDS: Final = 0.001  # that a thread may keep the loop waiting for the interpreter
 
 
-def serve(settings: Settings) -> int:
-    """Serve until SIGTERM, SIGINT or SIGHUP; the exit status: 0 after an orderly end, 1 when it could not start."""
+def serve(settings: Settings, read: Callable[[], Loaded]) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status: 0 after an orderly end, 1 when it could not start.
+
+    SIGHUP has the settings read again by `read`, which raises SettingsError.
+    """
     configure(settings.log_level, settings.log_format)
     _hide_memory()
     _raise_descriptor_limit()
     with ExitStack() as sockets:
-        listeners = []
-        for address in settings.addresses:
+        listeners = [sockets.enter_context(one) for one in inherited(os.environ)]
+        for address in () if listeners else settings.addresses:
             try:
                 listeners.append(sockets.enter_context(listen(address)))
             except OSError as error:
                 sys.stderr.write(f"agentd: cannot listen on {address}: {error.strerror or error}\n")
                 return FAILED
-        return uvloop.run(_serve(settings, dict(os.environ), listeners))
+        return uvloop.run(_serve(settings, read, listeners))
 
 
-async def _serve(settings: Settings, environ: Mapping[str, str], listeners: Sequence[socket.socket]) -> int:
-    ending = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in ENDING_SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup: a terminal that closes is not meant for us
-            loop.add_signal_handler(number, ending.set)
+async def _serve(settings: Settings, read: Callable[[], Loaded], listeners: Sequence[socket.socket]) -> int:
+    signals = Signals()
+    signals.listen()
+    environ = dict(os.environ)
     server = Server(settings, environ)
     try:
         await server.start(listeners)
@@ -61,10 +63,24 @@ async def _serve(settings: Settings, environ: Mapping[str, str], listeners: Sequ
         await server.close()
         return FAILED
     _settle()
-    await ending.wait()
-    log.info("server.stopping", channels=len(server.table.all()))
-    await server.stop()
+    reloading = asyncio.create_task(_reload_when_told(signals, Reload(settings, environ, read, server.renew)))
+    await signals.end.wait()
+    reloading.cancel()
+    await asyncio.wait({reloading})
+    keep = settings.keep_workers and signals.first is signal.SIGTERM
+    log.info("server.leaving" if keep else "server.stopping", channels=len(server.table.all()))
+    await (server.leave(signals.hurry) if keep else server.stop())
     return 0
+
+
+async def _reload_when_told(signals: Signals, reload: Reload) -> None:
+    while True:
+        await signals.reload.wait()
+        signals.reload.clear()
+        try:
+            await reload()
+        except Exception:  # a fault of ours in it is no reason to end a server that serves
+            log.exception("reload.failed")
 
 
 def _settle() -> None:

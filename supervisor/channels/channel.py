@@ -28,7 +28,7 @@ from supervisor.channels.record import record_of
 from supervisor.channels.requests import StartRequest
 from supervisor.channels.surroundings import Surroundings
 from supervisor.processes.link import Link, LinkFullError
-from supervisor.processes.logs import FileTarget, StdoutTarget, Throttled
+from supervisor.processes.logs import Throttled
 from worker.frames import Down, Frame
 from worker.spawn import Receipt
 
@@ -171,6 +171,11 @@ class Channel:
         self._lose(refusal)
         self._tell_end(Ending(refusal.cause, refusal.detail, None, None))
 
+    def leave(self) -> None:
+        """Let go of the worker, as it is, for a successor: nobody is told of an end."""
+        self._let_go()
+        self._answer_all(Refusal(Cause.SHUTTING_DOWN))
+
     # ------------------------------------------------------------------ its life
 
     async def run(self) -> None:
@@ -200,9 +205,7 @@ class Channel:
         try:
             self._files.create(plan.property_file)
             self._link.open(self.folder)
-            to_file = FileTarget(self.log_file, settings.log_file_bytes)
-            target = StdoutTarget(self.name) if settings.log_stdout else to_file
-            self._files.collect(target, self._around.writer, settings.log_rate_bytes)
+            self._files.collect(self._around.writer, settings, self.name)
             self._around.spawner.spawn(
                 plan.request_for(self.id, self.folder, self._files.property_file),
                 plan.config_for(self.id, self.folder),
@@ -295,9 +298,7 @@ class Channel:
         self._gone.set_result(None)
 
     def _tell_end(self, ending: Ending) -> None:
-        last = self.lease.last_ping
-        pings = {"pings": self.lease.pings, "last_ping_at": last and time.time() - (time.monotonic() - last)}
-        self.announce("gone", **pings, **ending.as_fields())
+        self.announce("gone", **self.lease.told(time.monotonic(), time.time()), **ending.as_fields())
         self.feed.publish("ended", ending.as_fields())
         self.feed.close()
 
@@ -391,9 +392,8 @@ class Channel:
                 waiting.exception()  # nobody may be waiting
 
     def _cancel_timers(self) -> None:
-        for timer in self._timers:
-            timer.cancel()
-        self._timers.clear()
+        while self._timers:
+            self._timers.pop().cancel()
 
     def _age_ms(self) -> float:
         return round((time.monotonic() - self._claimed_at) * 1000, 1)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from supervisor.processes.bundle import Bundle, remove
-from supervisor.processes.logs import LogSink, LogWriter, Target
+from supervisor.processes.logs import FileTarget, LogSink, LogWriter, StdoutTarget
+from supervisor.settings import Settings
 from worker.spawn import ERR_FIFO, OUT_FIFO
 
 
@@ -35,9 +36,14 @@ class ChannelFiles:
             with os.fdopen(fd, "wb") as file:
                 file.write(properties)
 
-    def collect(self, target: Target, writer: LogWriter, rate: int) -> None:
-        """From now on the worker's output goes to `target`, at most `rate` bytes a second. Raises OSError."""
-        self._sink = LogSink(self.folder, (OUT_FIFO, ERR_FIFO), target, writer, rate)
+    def collect(self, writer: LogWriter, settings: Settings, name: str) -> None:
+        """From now on the worker's output goes to its log, or where ours goes, as the settings have it.
+
+        Raises OSError. `name` stands before its lines.
+        """
+        to_file = FileTarget(self.log_file, settings.log_file_bytes)
+        target = StdoutTarget(name) if settings.log_stdout else to_file
+        self._sink = LogSink(self.folder, (OUT_FIFO, ERR_FIFO), target, writer, settings.log_rate_bytes)
 
     def write_record(self, record: dict[str, Any]) -> None:
         """What a later supervisor has to know of the channel. Raises OSError."""

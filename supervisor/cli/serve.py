@@ -21,18 +21,24 @@ def run(arguments: Sequence[str]) -> int:
     config, named = options.pop("--config", None), options.pop("--set", [])
     if "--listen" in options:
         options["--listen"] = ",".join(options["--listen"])
+    environ = dict(os.environ)  # what .env adds to it is read again by a reload
     loaded = read(options, named, config)
     warn(loaded)
     os.environ.update(loaded.environment)  # graphs name variables of .env too
     from supervisor.serve import serve  # noqa: PLC0415 - not before the settings are known to be good
 
-    return serve(loaded.settings)
+    return serve(loaded.settings, lambda: read(options, named, config, environ))
 
 
-def read(flags: Mapping[str, str], named: Iterable[str], config: str | Path | None) -> Loaded:
+def read(
+    flags: Mapping[str, str],
+    named: Iterable[str],
+    config: str | Path | None,
+    environ: Mapping[str, str] | None = None,
+) -> Loaded:
     """The settings with `flags` (flag as written -> value) and `named` (NAME=VALUE each) before all other places.
 
-    Raises SettingsError.
+    `environ` is the environment, that of the process unless given. Raises SettingsError.
     """
     given = dict(flags)
     for item in named:
@@ -40,7 +46,7 @@ def read(flags: Mapping[str, str], named: Iterable[str], config: str | Path | No
         if not equals:
             raise SettingsError(Problem("--set", COMMAND_LINE, "allowed: NAME=VALUE", repr(item)))
         given[f"--set {name}"] = value
-    return load(_without_secrets(given), None if config is None else Path(config))
+    return load(_without_secrets(given), None if config is None else Path(config), environ)
 
 
 def warn(loaded: Loaded) -> None:

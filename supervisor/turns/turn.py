@@ -75,6 +75,7 @@ class Turn:
         self.wish: tuple[Cause, str] | None = None  # why somebody wants it to end
         self.said: Event | None = None  # the worker's last event of it
         self.recorded = False  # its beginning is in the store
+        self.left = False  # the server is gone for it; its worker goes on
         self.is_called = False  # no earlier turn of the session is before it
         self.events = 0
         self.closing = False  # the session waits for the reader to take the rest
@@ -219,6 +220,12 @@ class Turn:
                 waited_for.set_exception(refusal)
                 waited_for.exception()  # nobody may be waiting
         self._finish()
+
+    def leave_behind(self) -> None:
+        """The server goes, the worker stays with the turn: whoever waits here is told to ask the successor."""
+        if self.ending is None:
+            self.left = True
+            self.refuse(Refusal(Cause.SHUTTING_DOWN))
 
     def end(self, ending: TurnEnding, last: Item) -> None:
         """It is over; `last` is the event that tells the reader."""
