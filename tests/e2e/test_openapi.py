@@ -45,7 +45,7 @@ def narrowed(document: dict[str, Any]) -> dict[str, Any]:
     for body in ("ChannelBody", "SessionTurnBody"):
         schemas[body]["properties"]["graph"] = GRAPHS
     paths = {path: methods for path, methods in document["paths"].items() if not path.endswith("/events")}
-    del paths["/drain"]["post"]
+    del paths["/drain"]
     for path, methods in paths.items():
         for method, operation in methods.items():
             parameters = [one for one in operation.get("parameters", ()) if one["name"] != "follow"]
