@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -16,6 +17,8 @@ from typing import Any, Self
 import aiohttp
 import psutil
 
+from tests.harness.handover import inheriting
+
 PATIENCE = 120.0
 HZ = os.sysconf("SC_CLK_TCK")
 ADDONS = Path(__file__).parent / "addons"
@@ -24,16 +27,32 @@ ADDONS = Path(__file__).parent / "addons"
 class BenchServer:
     """``async with BenchServer(WORKERS_MAX="500") as server``: started, warm, and stopped in the end."""
 
-    def __init__(self, graphs: list[dict[str, Any]] | None = None, **settings: str) -> None:
+    def __init__(
+        self, graphs: list[dict[str, Any]] | None = None, listener: socket.socket | None = None, **settings: str
+    ) -> None:
+        """`listener` is where the server listens, made by us; None: at any port."""
         shared = Path("/dev/shm")
         self.folder = Path(tempfile.mkdtemp(prefix="agentd-bench-", dir=shared if shared.is_dir() else None))
         self._settings = settings
         self._graphs = graphs
+        self._listener = listener
         self.events: list[dict[str, Any]] = []
         self.process: asyncio.subprocess.Process | None = None
         self.spawner_pid = 0
 
     async def __aenter__(self) -> Self:
+        await self._begin()
+        self.session = aiohttp.ClientSession(
+            self.address, connector=aiohttp.TCPConnector(limit=256), timeout=aiohttp.ClientTimeout(total=PATIENCE)
+        )
+        return self
+
+    async def again(self) -> None:
+        """Stop, and start another one in the same folder."""
+        await self.stop()
+        await self._begin()
+
+    async def _begin(self) -> None:
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.folder),
@@ -45,11 +64,11 @@ class BenchServer:
         }
         if self._graphs is not None:
             (self.folder / "property.json").write_text(json.dumps({"ten": {"predefined_graphs": self._graphs}}))
+        command = [sys.executable, "-m", "supervisor", "serve"]
+        inherited = () if self._listener is None else (self._listener.fileno(),)
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "supervisor",
-            "serve",
+            *(inheriting(command, *inherited) if inherited else command),
+            pass_fds=inherited,
             cwd=self.folder,
             env=environment,
             stderr=asyncio.subprocess.PIPE,
@@ -58,24 +77,20 @@ class BenchServer:
         self._reader = asyncio.create_task(self._read(self.process))
         async with asyncio.timeout(PATIENCE):
             await self._ready.wait()
-        self.session = aiohttp.ClientSession(
-            self.address, connector=aiohttp.TCPConnector(limit=256), timeout=aiohttp.ClientTimeout(total=PATIENCE)
-        )
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         await self.session.close()
-        await self.stop()
+        await self.stop(signal.SIGINT)  # which ends the workers too, whatever the settings
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    async def stop(self) -> None:
-        """SIGTERM and the end of the process."""
+    async def stop(self, number: int = signal.SIGTERM) -> None:
+        """A signal, and the end of the process."""
         assert self.process is not None
         if self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                self.process.send_signal(signal.SIGTERM)
+                self.process.send_signal(number)
         async with asyncio.timeout(PATIENCE):
             await self.process.wait()
             await self._reader

@@ -5,8 +5,8 @@ import fcntl
 import os
 import socket
 import time
-from collections.abc import Collection, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Collection, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +17,7 @@ from supervisor.attachments.readers import Readers
 from supervisor.attachments.service import Attachments
 from supervisor.auth import Bounds
 from supervisor.catalog import GraphCatalog
+from supervisor.causes import Refusal
 from supervisor.channels.channel import Channel
 from supervisor.channels.preparation import Preparation
 from supervisor.channels.surroundings import Surroundings
@@ -24,6 +25,7 @@ from supervisor.channels.table import ChannelTable
 from supervisor.chronicle import Chronicle
 from supervisor.http.connections import Site, make_runner
 from supervisor.http.credentials import Credentials
+from supervisor.http.leaving import depart
 from supervisor.http.server import build_app
 from supervisor.keys import Keyring
 from supervisor.listener import url_of
@@ -41,6 +43,7 @@ from supervisor.settings import Settings
 from supervisor.store.store import Store
 from supervisor.tokens import Tokens
 from supervisor.turns.archive import StoreArchive
+from supervisor.turns.drain import Drain
 from supervisor.turns.sessions import Sessions
 from worker.spawn import instance_of
 
@@ -64,6 +67,7 @@ class Server:
         self.settings = settings
         self._environ = environ
         self._parts = AsyncExitStack()  # what was started, to be closed in the opposite order
+        self._leaves_workers = False
 
     async def start(self, listeners: Sequence[socket.socket]) -> None:
         """Take the state folder, find or start the spawner, answer on `listeners`.
@@ -71,7 +75,7 @@ class Server:
         Raises StateFolderHeldError, SpawnerUnavailableError, StoreError, KeysError, OSError.
         """
         settings = self.settings
-        credentials = _credentials_of(settings)
+        self._credentials = credentials = _credentials_of(settings)
         prepare_state(settings.state_dir)
         settings.log_path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._parts.callback(os.close, _hold(settings.state_dir))
@@ -84,7 +88,7 @@ class Server:
             SpawnerOptions(settings.containment, settings.orphan_grace_seconds, unit=settings.spawner == "unit"),
             self._environ,
         )
-        self._parts.push_async_callback(self.spawner.close)
+        self._parts.push_async_callback(self._part_with_spawner)
         await self.spawner.start()
         marks = Marks(settings.state_dir)
         self._parts.callback(marks.close)
@@ -112,20 +116,21 @@ class Server:
             recorded=proofs.when_recorded,
             announce=self._chronicle.tell,
         )
+        self._preparation = Preparation(settings, self.catalog, ports, self._environ)
         self.table = ChannelTable(
             around,
-            Preparation(settings, self.catalog, ports, self._environ),
+            self._preparation,
             ports,
         )
-        if settings.spawner == "unit":
-            self._parts.push_async_callback(self.table.leave)
         self.sessions = Sessions(settings, self.table, StoreArchive(self.store, settings))
         adopted = self._adopt(found)
         discarded = await self.spawner.discard()
         cleared = await asyncio.to_thread(self._clear, frozenset(adopted))
         self._own(_stay_marked(marks), "mark of life")
+        self.drain = Drain(self.table)
+        self._parts.push_async_callback(self.drain.close)
         self._monitor = Monitor()
-        runner = make_runner(
+        self._runner = runner = make_runner(
             build_app(
                 settings,
                 self.table,
@@ -139,6 +144,7 @@ class Server:
                 conversations=self.store,
                 credentials=credentials,
                 attachments=self.attachments,
+                drain=self.drain,
             ),
             close_seconds=HTTP_CLOSE_SECONDS,
         )
@@ -162,20 +168,45 @@ class Server:
         for note in self.spawner.hello["notes"]:
             log.info("containment.note", note=note)
 
-    async def stop(self) -> None:
-        """Refuse new starts, stop every channel in parallel, then all parts. Bounded by the stop grace and a second.
+    def renew(self) -> None:
+        """Take note of settings and environment that have changed, of the keys and the graphs; log what is wrong."""
+        self._preparation.renew()
+        self._credentials.look()
+        for name in self._selectable():
+            with _told():
+                self.catalog.select(name)
 
-        Workers below the spawner of a unit are not ours to end: a restart keeps them, and a stop of both units ends
-        them with their spawner.
-        """
+    def _selectable(self) -> list[str]:
+        names: list[str] = []
+        with _told():
+            names += [graph.name for graph in self.catalog.graphs() if graph.name]
+        return names
+
+    async def stop(self) -> None:
+        """Refuse new starts, stop every channel in parallel, then all parts. Bounded by the stop grace and a second."""
         began = time.monotonic()
         count = len(self.table.all())
-        if self.settings.spawner == "auto":
-            self.sessions.close()
-            await self.table.shutdown()
-            await self.sessions.drain(SESSIONS_SECONDS)
+        self.sessions.close()
+        await self.table.shutdown()
+        await self.sessions.drain(SESSIONS_SECONDS)
         await self.close()
         log.info("server.stopped", channels=count, seconds=round(time.monotonic() - began, 3))
+
+    async def leave(self, hurry: asyncio.Event) -> None:
+        """Leave clients and workers to a successor: `leave_seconds` for the answers that are owed, then all parts.
+
+        As soon as `hurry` is set no answer is waited for; the workers stay.
+        """
+        began = time.monotonic()
+        cut = await depart(self._runner, self.settings.leave_seconds, hurry)
+        self._leaves_workers = True
+        await self.sessions.leave()
+        await self.table.leave()
+        await self.close()
+        log.info("server.left", channels=len(self.table.all()), cut=cut, seconds=round(time.monotonic() - began, 3))
+
+    async def _part_with_spawner(self) -> None:
+        await (self.spawner.leave() if self._leaves_workers else self.spawner.close())
 
     async def close(self) -> None:
         """Let go of everything, also after a start that failed half-way."""
@@ -211,6 +242,7 @@ class Server:
         return {
             "containment": self.spawner.hello["containment"],
             "controllers": self.spawner.hello["controllers"],
+            "draining": self.drain.is_on,
             "notes": self.spawner.hello["notes"],
             "spawner": "attached" if self.spawner.attached else "lost",
             "spawner_pid": self.spawner.hello["pid"],
@@ -290,7 +322,8 @@ def _credentials_of(settings: Settings) -> Credentials:
 def _tokens_of(settings: Settings) -> Tokens | None:
     if settings.jwt_secret is None:
         return None
-    return Tokens(settings.jwt_secret.get_secret_value(), Bounds(settings.jwt_turns_per_minute, settings.jwt_channels))
+    secret = settings.jwt_secret.get_secret_value()
+    return Tokens(secret, lambda: Bounds(settings.jwt_turns_per_minute, settings.jwt_channels))
 
 
 def _hold(state_dir: Path) -> int:
@@ -309,6 +342,15 @@ async def _stay_marked(marks: Marks) -> None:
     while True:
         marks.live()
         await asyncio.sleep(ALIVE_SECONDS)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Log what is wrong with a graph; requests for it are refused likewise, until it is mended."""
+    try:
+        yield
+    except Refusal as refusal:
+        log.warning("reload.graph_refused", cause=refusal.cause, detail=refusal.detail)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -31,6 +31,7 @@ class Cause(StrEnum):
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     SHUTTING_DOWN = "shutting_down"
+    DRAINING = "draining"
     TOKEN_FAILED = "token_failed"  # noqa: S105 - a cause, not a secret
     UPLOAD_FAILED = "upload_failed"
     ADDONS_UNREADABLE = "addons_unreadable"
@@ -69,6 +70,7 @@ class Cause(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     PROTOCOL_VIOLATED = "protocol_violated"
     SERVER_STOPPED = "server_stopped"
+    DRAINED = "drained"
     SERVER_LOST = "server_lost"
     SPAWNER_LOST = "spawner_lost"
     ADOPTION_FAILED = "adoption_failed"
@@ -147,6 +149,9 @@ EXPLANATIONS: dict[Cause, Explanation] = {
     Cause.NOT_FOUND: Explanation("there is nothing at this path", "see docs/http.md for the endpoints"),
     Cause.METHOD_NOT_ALLOWED: Explanation("this path does not take this method", "see docs/http.md for the endpoints"),
     Cause.SHUTTING_DOWN: Explanation("the server is shutting down", "try again when it is back"),
+    Cause.DRAINING: Explanation(
+        "the server is draining: it begins no new channels", "ask another server, or undo it with `agentd drain --undo`"
+    ),
     Cause.TOKEN_FAILED: Explanation("the token cannot be built", "set AGORA_APP_ID and AGORA_APP_CERTIFICATE"),
     Cause.UPLOAD_FAILED: Explanation("the upload could not be stored", "check the space in the state folder"),
     Cause.ADDONS_UNREADABLE: Explanation(
@@ -227,6 +232,7 @@ EXPLANATIONS: dict[Cause, Explanation] = {
         "look at `agentd logs`; only agentd's library may write to the pipe",
     ),
     Cause.SERVER_STOPPED: Explanation("the server was stopped", "start the channel again"),
+    Cause.DRAINED: Explanation("the channel was still there at the deadline of a drain", "start it on another server"),
     Cause.SERVER_LOST: Explanation(
         "the control server was lost, and nobody can tell how this ended", "start the channel again"
     ),

@@ -9,7 +9,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Final
 
@@ -21,23 +21,25 @@ from supervisor.auth import KeysError
 from supervisor.listener import listen, url_of
 from supervisor.notify import Notifier
 from supervisor.processes.launch import SpawnerUnavailableError
-from supervisor.settings import Settings
+from supervisor.reload import Reload
+from supervisor.settings import Loaded, Settings
+from supervisor.signals import Signals
 from supervisor.store.errors import StoreError
 from supervisor.telemetry import configure
 
 log = structlog.get_logger("supervisor.serve")
 
 FAILED: Final = 1
-ENDING_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PR_SET_DUMPABLE: Final = 4
 STOP_SLACK_SECONDS: Final = 10.0  # over the stop grace, what a stop may take at most
 SWITCH_SECONDS: Final = 0.001  # that a thread may keep the loop waiting for the interpreter
 
 
-def serve(settings: Settings, inherited: Sequence[socket.socket], manager: Notifier) -> int:
-    """Serve until SIGTERM, SIGINT or SIGHUP; the exit status: 0 after an orderly end, 1 when it could not start.
+def serve(settings: Settings, read: Callable[[], Loaded], inherited: Sequence[socket.socket], manager: Notifier) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status: 0 after an orderly end, 1 when it could not start.
 
-    With `inherited` sockets, whose addresses are those of the settings then, none is opened.
+    SIGHUP has the settings read again by `read`, which raises SettingsError. With `inherited` sockets, whose addresses
+    are those of the settings then, none is opened.
     """
     configure(settings.log_level, settings.log_format)
     if sys.stderr is not None:
@@ -54,17 +56,16 @@ def serve(settings: Settings, inherited: Sequence[socket.socket], manager: Notif
             except OSError as error:
                 sys.stderr.write(f"agentd: cannot listen on {address}: {error.strerror or error}\n")
                 return FAILED
-        return uvloop.run(_serve(settings, dict(os.environ), listeners, manager))
+        return uvloop.run(_serve(settings, read, listeners, manager))
 
 
 async def _serve(
-    settings: Settings, environ: Mapping[str, str], listeners: Sequence[socket.socket], manager: Notifier
+    settings: Settings, read: Callable[[], Loaded], listeners: Sequence[socket.socket], manager: Notifier
 ) -> int:
-    ending = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in ENDING_SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup: a terminal that closes is not meant for us
-            loop.add_signal_handler(number, ending.set)
+    signals = Signals()
+    signals.listen()
+    environ = dict(os.environ)
     server = Server(settings, environ)
     try:
         await server.start(listeners)
@@ -75,12 +76,28 @@ async def _serve(
     _settle()
     manager.ready()
     report = loop.create_task(manager.report(server.status), name="report to the service manager")
-    await ending.wait()
-    log.info("server.stopping", channels=len(server.table.all()))
+    reload = Reload(settings, environ, read, server.renew, begun=manager.reloading, done=manager.ready)
+    reloading = loop.create_task(_reload_when_told(signals, reload), name="reload")
+    await signals.end.wait()
+    reloading.cancel()
+    await asyncio.wait({reloading})
+    # The workers of a unit are not ours to end: they go with it.
+    keep = (settings.keep_workers or settings.spawner == "unit") and signals.first is signal.SIGTERM
+    log.info("server.leaving" if keep else "server.stopping", channels=len(server.table.all()))
     manager.stopping(settings.worker_stop_grace_seconds + STOP_SLACK_SECONDS)
-    await server.stop()
+    await (server.leave(signals.hurry) if keep else server.stop())
     report.cancel()  # it has fed the watchdog to the end
     return 0
+
+
+async def _reload_when_told(signals: Signals, reload: Reload) -> None:
+    while True:
+        await signals.reload.wait()
+        signals.reload.clear()
+        try:
+            await reload()
+        except Exception:  # a fault of ours in it is no reason to end a server that serves
+            log.exception("reload.failed")
 
 
 def _settle() -> None:

@@ -27,6 +27,21 @@ __all__ = ["MASK", "Description", "Loaded", "Settings", "SettingsError", "descri
 AGORA_ID_LENGTH: Final = 32
 GEMINI: Final = "*gemini*"
 LENIENT: Final = ("log_stdout", "max_gemini_worker_count")  # invalid counts as the default (wire/ten.md, section 11)
+# What a reload changes without a restart: whatever is looked up when it is needed. What a channel or a turn has begun
+# with it keeps.
+LIVE: Final = frozenset(
+    {
+        *("jwt_turns_per_minute", "jwt_channels", "default_graph", "overridable", "unknown_addons", "missing_env"),
+        *("log_level", "log_file_bytes", "log_total_bytes", "log_keep_days", "log_rate_bytes", "events_kept"),
+        *("workers_max", "max_gemini_worker_count", "graph_limits", "worker_command", "worker_env"),
+        *("worker_quit_timeout_seconds", "worker_start_timeout_seconds", "worker_stop_grace_seconds"),
+        *("worker_settle_seconds", "keep_workers", "leave_seconds"),
+        *("session_idle_seconds", "session_queue", "session_wait_seconds", "turn_seconds", "turn_silence_seconds"),
+        *("agora_app_id", "agora_app_certificate", "vector_document_preset_list"),
+        *("worker_memory_bytes", "worker_processes", "worker_cpu_weight", "worker_open_files"),
+        *("worker_file_bytes", "worker_cpu_seconds"),
+    }
+)
 SHIPPED: Final = Path(__file__).parent / "shipped"
 
 
@@ -54,7 +69,7 @@ def default_app_dir() -> Path:
 
 
 class Settings(BaseSettings):
-    """The settings of one server; frozen. Times are in seconds, sizes in bytes.
+    """The settings of one server; frozen, but for what is `LIVE`. Times are in seconds, sizes in bytes.
 
     Raises pydantic.ValidationError when a value is not allowed; `load` turns that into a `SettingsError`, which is
     raised here only for a default that cannot be found out.
@@ -133,6 +148,13 @@ class Settings(BaseSettings):
         0.3, description="time a foreign command has to live to count as started"
     )
     orphan_grace_seconds: kind.Seconds = Field(120.0, description="time workers outlive a control server that was lost")
+    keep_workers: kind.Flag = Field(
+        False,
+        description="SIGTERM ends the server alone and leaves its workers to a successor, for orphan_grace_seconds",
+    )
+    leave_seconds: kind.Seconds = Field(
+        5.0, description="time a server that leaves its workers has for the answers it still owes"
+    )
     beat_seconds: kind.PositiveSeconds = Field(2.0, description="time between two heartbeats of a worker")
 
     lease_downtime: Literal["paused", "running"] = Field(
@@ -215,6 +237,16 @@ class Settings(BaseSettings):
     worker_file_bytes: kind.OptionalBytes = Field(None, description="size of any file a worker writes")
     worker_cpu_seconds: kind.OptionalLimit = Field(None, description="CPU time of each process, in seconds")
 
+    def follow(self, other: "Settings") -> tuple[list[str], list[str]]:
+        """Take over the values of `other` that are LIVE, all at once, so that all who have these settings see them.
+
+        The names of those that changed, and of those that differ but need a restart.
+        """
+        differing = [name for name in type(self).model_fields if getattr(self, name) != getattr(other, name)]
+        changed = [name for name in differing if name in LIVE]
+        self.__dict__.update({name: getattr(other, name) for name in changed})
+        return changed, [name for name in differing if name not in LIVE]
+
     @property
     def import_dir(self) -> Path:
         """Where relative imports of the property file start: the app folder, or its own folder if it is elsewhere."""
@@ -283,31 +315,32 @@ class Loaded:
     environment: Mapping[str, str]
 
 
-def load(flags: Layer | None = None, config: Path | None = None) -> Loaded:
+def load(flags: Layer | None = None, config: Path | None = None, environ: Mapping[str, str] | None = None) -> Loaded:
     """The settings of flags, environment, ``.env`` and agentd.toml (or `config`), in this precedence.
 
-    Raises SettingsError with every problem there is.
+    `environ` is the environment, that of the process unless given. Raises SettingsError with every problem there is.
     """
     fields = Settings.model_fields
+    environ = os.environ if environ is None else environ
     dotenv = sources.read_dotenv(Path(sources.DOTENV))
     document, config_name = sources.read_config(config)
     layers = (
         flags or {},
-        sources.from_variables(os.environ, fields, sources.ENVIRONMENT),
+        sources.from_variables(environ, fields, sources.ENVIRONMENT),
         sources.from_variables(dotenv, fields, sources.DOTENV),
         sources.from_config(document, fields, config_name),
     )
     given = dict(ChainMap(*layers))
     settings, dropped = _validated(given)
     warnings = [
-        *sources.unknown_variables(os.environ, fields, sources.ENVIRONMENT),
-        *sources.unknown_variables(dotenv.keys() - os.environ.keys(), fields, sources.DOTENV),
+        *sources.unknown_variables(environ, fields, sources.ENVIRONMENT),
+        *sources.unknown_variables(dotenv.keys() - environ.keys(), fields, sources.DOTENV),
         *(f"{problem}; {shown(getattr(settings, name))} is used" for name, problem in dropped.items()),
     ]
     app_id = settings.agora_app_id
     if app_id is not None and len(app_id) != AGORA_ID_LENGTH:
         warnings.append(f"AGORA_APP_ID has {len(app_id)} characters; Agora's app ids have {AGORA_ID_LENGTH}")
-    environment = {name: value for name, value in dotenv.items() if value is not None} | os.environ
+    environment = {name: value for name, value in dotenv.items() if value is not None} | dict(environ)
     kept = {name: value for name, value in given.items() if name not in dropped}
     return Loaded(settings, kept, tuple(warnings), environment)
 

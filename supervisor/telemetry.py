@@ -100,6 +100,25 @@ class LineWriter:
         return taken
 
 
+class _Gate:
+    """The first processor: it lets an event pass from the least level on, which may change."""
+
+    def __init__(self, level: str) -> None:
+        self.least = LEVELS[level.upper()]
+
+    def __call__(self, _: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        if LEVELS[method.upper()] < self.least:
+            raise structlog.DropEvent
+        return event
+
+
+def change_level(level: str) -> None:
+    """From now on only what is of this level or above is logged; nothing before `configure`."""
+    for processor in structlog.get_config()["processors"]:
+        if isinstance(processor, _Gate):
+            processor.least = LEVELS[level.upper()]
+
+
 def configure(level: str, log_format: str) -> LineWriter:
     """Set up the log: to stderr, `level` and above; `log_format` "json", "console", or "auto" by what stderr is.
 
@@ -115,8 +134,8 @@ def configure(level: str, log_format: str) -> LineWriter:
     writer.start()
     atexit.register(writer.close)
     structlog.configure(
-        processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level.upper()]),
+        processors=[_Gate(level), *processors],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=lambda *_: writer,
         cache_logger_on_first_use=True,
     )

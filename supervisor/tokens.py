@@ -1,5 +1,6 @@
 """Bearer tokens of users: JSON Web Tokens that somebody else signs with the secret this server has (docs/keys.md)."""
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import jwt
@@ -18,8 +19,8 @@ _CHECKED: Final[Any] = {
 class Tokens:
     """Checks tokens. Their `sub` is the user, `exp` is enforced if it is there, other claims are ignored."""
 
-    def __init__(self, secret: str, bounds: Bounds = FREE) -> None:
-        """`bounds` are those of each user."""
+    def __init__(self, secret: str, bounds: Callable[[], Bounds] = lambda: FREE) -> None:
+        """`bounds` tells those of each user."""
         self._bounds = bounds
         self._secret = secret.encode("utf-8", "surrogateescape")
 
@@ -31,7 +32,7 @@ class Tokens:
             raise Refusal(Cause.TOKEN_EXPIRED) from None
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError, OverflowError):
             raise Refusal(Cause.TOKEN_INVALID) from None
-        return Principal(JWT, user_of(claims.get("sub")), scopes=frozenset({Scope.TURNS}), bounds=self._bounds)
+        return Principal(JWT, user_of(claims.get("sub")), scopes=frozenset({Scope.TURNS}), bounds=self._bounds())
 
 
 def user_of(subject: object) -> str:

@@ -613,7 +613,7 @@ def test_the_documentation_has_every_command() -> None:
     names = [command.name or command.callback.__name__ for command in app.registered_commands]
     names += [f"{group.name} {command.name or command.callback.__name__}" for group in app.registered_groups
               for command in group.typer_instance.registered_commands]  # fmt: skip
-    assert len(names) == 13
+    assert len(names) == 14
     assert all(f"| `agentd {name}" in text for name in names)
 
 

@@ -20,7 +20,7 @@ from supervisor.cli import serve as serve_command
 from supervisor.cli.serve import read
 from supervisor.property import Injection
 from supervisor.setting_types import is_loopback, size_text
-from supervisor.settings import MASK, Settings, describe, in_words, load
+from supervisor.settings import LIVE, MASK, Settings, describe, in_words, load
 from supervisor.sources import Given, SettingsError
 
 DOCS = Path(__file__).parents[1] / "docs" / "settings.md"
@@ -36,6 +36,27 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def test_the_documentation_has_what_a_reload_changes() -> None:
+    told = DOCS.read_text().partition("## Reload\n")[2].partition("\n## ")[0]
+    listed = re.findall(r"`(\w+)`", told.partition("from then on:")[2].partition(".\n")[0])
+    assert listed == [name for name in FIELDS if name in LIVE]
+    assert set(FIELDS) > LIVE
+
+
+def test_settings_follow_others() -> None:
+    settings = Settings(workers_max=1, turn_seconds=7.0)
+    other = Settings(workers_max=2, port=1, token="secret", max_gemini_worker_count=5)
+    assert settings.follow(other) == (
+        ["workers_max", "max_gemini_worker_count", "graph_limits", "turn_seconds"],
+        ["port", "token"],
+    )
+    assert (settings.workers_max, settings.turn_seconds, settings.port, settings.token) == (2, 600.0, 8080, None)
+    assert settings.graph_limits == {"*gemini*": 5}
+    assert settings.follow(other) == ([], ["port", "token"])
+    with pytest.raises(ValidationError):
+        settings.workers_max = 3
 
 
 def refused(*arguments: str, **options: str | None) -> Any:

@@ -95,7 +95,7 @@ def test_an_expired_one() -> None:
 
 def test_each_user_has_limits_of_its_own() -> None:
     bounds = Bounds(turns_per_minute=5, channels=2)
-    ada, bob = (Tokens(SECRET, bounds).principal(signed(sub=user)) for user in ("ada", "bob"))
+    ada, bob = (Tokens(SECRET, lambda: bounds).principal(signed(sub=user)) for user in ("ada", "bob"))
     assert ada.bounds == bob.bounds == bounds
     assert len({ada.account, bob.account, Principal("jwt2").account, Principal("k", "ada").account}) == 4
 

@@ -167,6 +167,11 @@ class Channel:
         self._lose(refusal)
         self._tell_end(Ending(refusal.cause, refusal.detail, None, None))
 
+    def leave(self) -> None:
+        """Let go of the worker, as it is, for a successor: nobody is told of an end."""
+        self.let_go()
+        self._waiters.refuse(Refusal(Cause.SHUTTING_DOWN))
+
     # ------------------------------------------------------------------ its life
 
     def adopt(self, survivor: Survivor) -> None:
@@ -313,9 +318,7 @@ class Channel:
         self._waiters.tell_gone(Refusal(ending.cause, ending.detail))
 
     def _tell_end(self, ending: Ending) -> None:
-        last = self.lease.last_ping
-        pings = {"pings": self.lease.pings, "last_ping_at": last and time.time() - (time.monotonic() - last)}
-        self.announce("gone", **pings, **ending.as_fields())
+        self.announce("gone", **self.lease.told(time.monotonic(), time.time()), **ending.as_fields())
         self.feed.publish("ended", ending.as_fields())
         self.feed.close()
 
@@ -388,9 +391,8 @@ class Channel:
         self._around.announce(kind, {**about, "session": self.session, "source": self.source, **fields})
 
     def _cancel_timers(self) -> None:
-        for timer in self._timers:
-            timer.cancel()
-        self._timers.clear()
+        while self._timers:
+            self._timers.pop().cancel()
 
     def _age_ms(self) -> float:
         return round((time.monotonic() - self._claimed_at) * 1000, 1)

@@ -1,6 +1,6 @@
 """A channel's lease: monotonic deadlines, pure. Only a ping, and becoming ready, move it (wire/ten.md section 7)."""
 
-from typing import Final
+from typing import Any, Final
 
 NEVER: Final = float("inf")
 
@@ -40,6 +40,11 @@ class Lease:
         self.last_ping = last if pings else None
         down = max(0.0, now - max(last, died_at)) if paused else 0.0
         self.deadline = last + self.timeout + down
+
+    def told(self, monotonic: float, wall: float) -> dict[str, Any]:
+        """What is told of its pings in the end: how many, and when the last one came (in seconds since 1970)."""
+        last = self.last_ping
+        return {"pings": self.pings, "last_ping_at": last and wall - (monotonic - last)}
 
     def remaining(self, now: float) -> float | None:
         """Seconds until it lapses, None when it never does (or has not begun)."""

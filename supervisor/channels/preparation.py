@@ -103,11 +103,16 @@ class Preparation:
         self._catalog = catalog
         self._ports = ports
         self._environ = environ
+        self._preloads = {point.name: point.value for point in entry_points(group=PRELOADS)}
+        self.renew()
+
+    def renew(self) -> None:
+        """Take note of settings, and of an environment, that have changed."""
+        settings = self._settings
         self._environment = {
-            **choose(environ, settings.worker_env),
+            **choose(self._environ, settings.worker_env),
             INSTANCE_VARIABLE: instance_of(settings.state_dir),
         }
-        self._preloads = {point.name: point.value for point in entry_points(group=PRELOADS)}
         self._base = Limits(
             memory_bytes=settings.worker_memory_bytes,
             processes=settings.worker_processes,

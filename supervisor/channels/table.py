@@ -12,6 +12,7 @@ from urllib.parse import quote
 import structlog
 
 from supervisor.causes import Cause, Refusal
+from supervisor.channels.bell import Bell
 from supervisor.channels.channel import Channel
 from supervisor.channels.lease import NEVER, timeout_of
 from supervisor.channels.lifecycle import Event, State
@@ -55,8 +56,8 @@ class ChannelTable:
         self._epoch = f"{time.time_ns():x}"
         self._instance = instance_of(surroundings.settings.state_dir)
         self._closing = self._leaving = False
-        settings = surroundings.settings
-        self._graph_limits = settings.graph_limits
+        self.draining = False  # no channel begins, but those that are there go on
+        self.freed = Bell()  # a slot is free again
 
     async def start(self, request: StartRequest) -> Channel:
         """Claim, spawn, and wait until the worker is ready. Raises Refusal."""
@@ -71,8 +72,7 @@ class ChannelTable:
         of many claims at once exactly as many succeed as may.
         """
         settings = self._around.settings
-        if self._closing:
-            raise Refusal(Cause.SHUTTING_DOWN)
+        self.check_open()
         if len(self._channels) >= settings.workers_max:
             raise Refusal(Cause.WORKERS_LIMIT, f"all {settings.workers_max} worker slots are taken")
         # A name that no channel may have is none that is taken: it may be another user's whole one.
@@ -125,6 +125,13 @@ class ChannelTable:
         task = asyncio.create_task(self._live(channel), name=f"channel {channel.id}", context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def check_open(self) -> None:
+        """Raise Refusal(SHUTTING_DOWN | DRAINING) when no channel begins at present."""
+        if self._closing:
+            raise Refusal(Cause.SHUTTING_DOWN)
+        if self.draining:
+            raise Refusal(Cause.DRAINING)
 
     def ping(self, name: str) -> None:
         """Keep a channel's lease; raises Refusal(CHANNEL_UNKNOWN)."""
@@ -201,8 +208,10 @@ class ChannelTable:
                 await asyncio.wait(late, timeout=CANCEL_SECONDS)
 
     async def leave(self) -> None:
-        """Refuse new starts and let go of all channels, but end none: workers live on for the next control server."""
+        """Leave every worker as it is to a successor, and tell nobody of an end."""
         self._closing = self._leaving = True
+        for channel in self.all():
+            channel.leave()
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -213,7 +222,6 @@ class ChannelTable:
             await channel.run()
         except asyncio.CancelledError:
             if self._leaving:
-                channel.let_go()
                 raise
             channel.fail(Refusal(Cause.STOP_FAILED, "the server ended before there was proof that nothing is left"))
             self._release(channel)
@@ -232,7 +240,9 @@ class ChannelTable:
                 raise Refusal(Cause.KEY_LIMIT, f"key {owner.key} may have {owner.channels} channels at once")
 
     def _check_graph_limit(self, graph_name: str, most: int | None) -> None:
-        limits = [limit for pattern, limit in self._graph_limits.items() if fnmatchcase(graph_name, pattern)]
+        limits = [
+            limit for pattern, limit in self._around.settings.graph_limits.items() if fnmatchcase(graph_name, pattern)
+        ]
         if most is not None:
             limits.append(most)
         if not limits:
@@ -246,3 +256,4 @@ class ChannelTable:
         self._ports.release(channel.port)
         if self._channels.get(channel.name) is channel:
             del self._channels[channel.name]
+        self.freed.ring()

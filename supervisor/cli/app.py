@@ -198,6 +198,33 @@ def chat(
 
 
 @app.command()
+def drain(
+    deadline: Annotated[
+        float | None, typer.Option(min=0, help="Seconds after which what is still there is stopped (default: never).")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Follow until nothing is left; exit code 1: cut.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Only show how far it is.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Begin channels again.")] = False,
+    server: Server = None,
+    token: Token = None,
+    as_json: Json = False,
+) -> None:
+    """Begin no more channels; list who is still there."""
+    from supervisor.cli.drain import Draining  # noqa: PLC0415 - the other commands do without
+
+    draining = Draining(_client(server, token), as_json=as_json)
+    if undo:
+        draining.undo()
+        return
+    if status:
+        draining.look()
+    else:
+        draining.begin(deadline)
+    if wait:
+        raise typer.Exit(draining.follow())
+
+
+@app.command()
 def graphs(server: Server = None, token: Token = None, as_json: Json = False) -> None:
     """List the graphs a channel can be started with."""
     answer = _client(server, token).ten("GET", "/graphs")

@@ -103,6 +103,11 @@ class Client:
         with self._exchange(method, _native_path(path, query)) as response:
             return self._read(response, "")
 
+    def drain(self, method: str, **query: object) -> dict[str, Any]:
+        """The answer of the native API at ``/drain``."""
+        with self._exchange(method, "/drain" + _query(query)) as response:
+            return self._read(response, "")
+
     def stream(self, *path: str, **query: object) -> Iterator[bytes]:
         """What the native API streams, as it comes, until the server ends it."""
         with self._exchange("GET", _native_path(path, query), endless=True) as response:
@@ -198,8 +203,12 @@ class Client:
 
 
 def _native_path(path: tuple[str, ...], query: dict[str, object]) -> str:
+    return "/".join(["/channels", *(quote(part, safe="") for part in path)]) + _query(query)
+
+
+def _query(query: dict[str, object]) -> str:
     given = {name: value for name, value in query.items() if value is not None}
-    return "/".join(["/channels", *(quote(part, safe="") for part in path)]) + ("?" + urlencode(given) if given else "")
+    return "?" + urlencode(given) if given else ""
 
 
 def _encode(body: dict[str, Any]) -> bytes:

@@ -23,23 +23,29 @@ def run(arguments: Sequence[str]) -> int:
     config, named = options.pop("--config", None), options.pop("--set", [])
     if "--listen" in options:
         options["--listen"] = ",".join(options["--listen"])
+    environ = dict(os.environ)  # what .env adds to it is read again by a reload
     manager = Notifier(os.environ)
     inherited = inherit(os.environ)
-    loaded = read(options, named, config, settings_of(inherited))
+    fixed = settings_of(inherited)
+    loaded = read(options, named, config, fixed)
     warn(loaded)
     os.environ.update(loaded.environment)  # graphs name variables of .env too
     from supervisor.serve import serve  # noqa: PLC0415 - not before the settings are known to be good
 
-    return serve(loaded.settings, inherited, manager)
+    return serve(loaded.settings, lambda: read(options, named, config, fixed, environ), inherited, manager)
 
 
 def read(
-    flags: Mapping[str, str], named: Iterable[str], config: str | Path | None, fixed: Layer | None = None
+    flags: Mapping[str, str],
+    named: Iterable[str],
+    config: str | Path | None,
+    fixed: Layer | None = None,
+    environ: Mapping[str, str] | None = None,
 ) -> Loaded:
     """The settings with `flags` (flag as written -> value) and `named` (NAME=VALUE each) before all other places.
 
-    Only what is `fixed`, since it has been done already, comes before these.
-    Raises SettingsError.
+    Only what is `fixed`, since it has been done already, comes before these. `environ` is the environment, that of the
+    process unless given. Raises SettingsError.
     """
     given = dict(flags)
     for item in named:
@@ -47,7 +53,7 @@ def read(
         if not equals:
             raise SettingsError(Problem("--set", COMMAND_LINE, "allowed: NAME=VALUE", repr(item)))
         given[f"--set {name}"] = value
-    return load({**_without_secrets(given), **(fixed or {})}, None if config is None else Path(config))
+    return load({**_without_secrets(given), **(fixed or {})}, None if config is None else Path(config), environ)
 
 
 def warn(loaded: Loaded) -> None:

@@ -20,6 +20,8 @@ ACTIONS: Final = {
     ("POST", "/vector/document/upload"): "document",
     ("POST", "/channels"): "start",
     ("DELETE", "/channels/{name}"): "stop",
+    ("POST", "/drain"): "drain",
+    ("DELETE", "/drain"): "undrain",
     ("PATCH", "/channels/{name}/properties"): "update",
     ("DELETE", "/channels/{name}/turns/{turn}"): "cancel",
     ("POST", "/v1/responses/{response}/cancel"): "cancel",

@@ -118,7 +118,7 @@ class ChannelsApi:
         self._turns = turns
         self._records = records
         self._body_limit = settings.body_limit_bytes
-        self._overridable = settings.overridable
+        self._settings = settings
 
     def routes(self) -> list[web.RouteDef]:
         """The routes of this API."""
@@ -179,8 +179,8 @@ class ChannelsApi:
         """``PATCH /channels/{name}/properties``: new properties for nodes of a live worker; all are taken, or none."""
         channel = channel_of(request, self._table)
         changes = bodies.read_overrides({"properties": await read_object(request, self._body_limit)})
-        if self._overridable is not None:
-            check_overridable(changes, self._overridable)
+        if self._settings.overridable is not None:
+            check_overridable(changes, self._settings.overridable)
         if channel.state is not State.RUNNING:
             raise Refusal(Cause.CHANNEL_UNKNOWN, f"channel {_name(request)!r} is {channel.state.value}")
         if changes:

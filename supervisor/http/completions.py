@@ -29,7 +29,7 @@ class CompletionsApi:
     def __init__(self, settings: "Settings", catalog: "GraphCatalog", handler: TurnHandler) -> None:
         self._catalog = catalog
         self._handler = handler
-        self._default = settings.default_graph
+        self._settings = settings
         self._body_limit = settings.body_limit_bytes
         self._since = int(time.time())  # nobody knows since when a graph is there; since then it is served
 
@@ -48,7 +48,7 @@ class CompletionsApi:
     async def complete(self, request: web.Request) -> web.StreamResponse:
         """``POST /chat/completions``: a turn that is whole in itself, or one of a session."""
         body, said = await read_body(request, self._body_limit, _asked)
-        graph = graph_for(request, self._catalog, body.model, self._default)
+        graph = graph_for(request, self._catalog, body.model, self._settings.default_graph)
         translator = Completion(body.model or graph, include_usage=body.stream_options.include_usage)
         return await self._handler.handle(request, body.turn_request(said, graph), translator, stream=body.stream)
 

@@ -51,6 +51,7 @@ class Connections:
 
     def __init__(self, most: int, head_seconds: float) -> None:
         self.most = most
+        self.leaving = False  # every answer is the last one of its connection
         self._head_seconds = head_seconds
         self._fresh: dict[web.RequestHandler, asyncio.TimerHandle] = {}
         self._refused = 0
@@ -72,6 +73,18 @@ class Connections:
         timer = self._fresh.pop(connection, None)
         if timer is not None:
             timer.cancel()
+
+    @staticmethod
+    def close_idle(server: web.Server) -> None:
+        """Close the connections that wait for a request."""
+        for connection in server.connections:
+            if isinstance(connection, _Connection):
+                connection.close_if_idle()
+
+    @staticmethod
+    def busy(server: web.Server) -> int:
+        """How many connections have a request at work."""
+        return sum(isinstance(connection, _Connection) and connection.is_busy for connection in server.connections)
 
     def close(self) -> None:
         """Watch none any more."""
@@ -147,6 +160,16 @@ class _Connection(web.RequestHandler):
     """Refuses what is no HTTP without repeating any of it: a token may be in it."""
 
     __slots__ = ()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request of it is at work."""
+        return self.transport is not None and self._waiter is None
+
+    def close_if_idle(self) -> None:
+        """Close the connection if it waits for a request; one that is at work is left alone, whatever still arrives."""
+        if not self.is_busy:
+            self.force_close()
 
     def handle_error(
         self,

@@ -69,7 +69,7 @@ class DocsGptApi:
         attachments: Attachments,
         conversations: Conversations,
     ) -> None:
-        self._default_graph = settings.default_graph
+        self._settings = settings
         self._body_limit = max(settings.body_limit_bytes, LEAST_BODY)
         self._catalog = catalog
         self._handler = handler
@@ -156,7 +156,7 @@ class DocsGptApi:
             if options is None or (options.handles is not None and "chat" not in options.handles):
                 raise Refusal(Cause.UNAUTHORIZED)
             return asked.agent
-        return self._catalog.default(self._default_graph)
+        return self._catalog.default(self._settings.default_graph)
 
     async def _given(self, user: str, ids: list[str]) -> list[dict[str, Any] | None]:
         """The attachments of a turn. Raises Refusal(STORE_UNAVAILABLE)."""

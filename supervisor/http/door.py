@@ -65,11 +65,12 @@ class Door:
     """What every request passes."""
 
     def __init__(self, settings: "Settings", connections: Connections, credentials: "Credentials") -> None:
+        self._connections = connections
         self._served = connections.served
         self._hosts = Hosts([address.host for address in settings.addresses], settings.allowed_hosts)
         self._strict = settings.strict_status
         self._credentials = credentials
-        self._log_quiet = settings.log_level == "debug"
+        self._settings = settings
         self._open_headers = CIMultiDict(CORS | {hdrs.SERVER: "agentd"})
         self._headers = self._open_headers.copy()
         self._headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = "*, Authorization"  # the wildcard does not cover it
@@ -107,13 +108,16 @@ class Door:
         if not quiet:
             self._log(log.info, request, response, began)
             audit.tell(request, response)
-        elif self._log_quiet:
+        elif self._settings.log_level == "debug":
             self._log(log.debug, request, response, began)
         return response
 
     async def finish_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         """Set the headers that are on every response."""
         response.headers.update(self._open_headers if self._credentials.open else self._headers)
+        if self._connections.leaving:  # the next request goes to our successor
+            response.force_close()
+            response.headers[hdrs.CONNECTION] = "close"
         if request_id := request.get(REQUEST_ID):
             response.headers[X_REQUEST_ID] = request_id
         if request.path in docsgpt_paths.PATHS:

@@ -72,6 +72,7 @@ ROWS: Final[dict[Cause, Row]] = {
     Cause.NOT_FOUND: Row("10000", 404),
     Cause.METHOD_NOT_ALLOWED: Row("10000", 405),
     Cause.SHUTTING_DOWN: Row("10101", 503),
+    Cause.DRAINING: Row("10101", 503),
     Cause.TOKEN_FAILED: Row("10005", 400),
     Cause.UPLOAD_FAILED: Row("10006", 500),
     Cause.ADDONS_UNREADABLE: Row("10105", 500),
@@ -107,6 +108,7 @@ ROWS: Final[dict[Cause, Row]] = {
     Cause.OUT_OF_MEMORY: Row("10101", 502),
     Cause.PROTOCOL_VIOLATED: Row("10101", 502),
     Cause.SERVER_STOPPED: Row("10101", 503),
+    Cause.DRAINED: Row("10101", 503),
     Cause.SERVER_LOST: Row("10101", 503),
     Cause.SPAWNER_LOST: Row("10101", 503),
     Cause.ADOPTION_FAILED: Row("10101", 503),
@@ -136,7 +138,9 @@ RETRY_AFTER: Final[dict[Cause, int]] = {
     Cause.SESSION_QUEUE_FULL: 5,
     Cause.STORE_UNAVAILABLE: 5,
     Cause.SHUTTING_DOWN: 5,
+    Cause.DRAINING: 5,
     Cause.SERVER_STOPPED: 5,
+    Cause.DRAINED: 5,
 }
 
 PER_PATH: Final[dict[tuple[str, Cause], str]] = {

@@ -11,7 +11,8 @@ from pydantic.json_schema import models_json_schema
 from supervisor.causes import Cause
 from supervisor.http.channels import NAME_PATTERN
 from supervisor.http.envelope import RETRY_AFTER, ROWS, encode, status_of
-from supervisor.http.operations import EVERYWHERE, JSON, NATIVE, TEN, Answer, Operation
+from supervisor.http.operation import JSON, Answer, Operation
+from supervisor.http.operations import EVERYWHERE, NATIVE, TEN
 from supervisor.http.replies import CAUSE_HEADER, json_reply
 from supervisor.http.schemas import REF, SCHEMAS, TEXT, Schema, ref
 

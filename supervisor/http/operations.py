@@ -1,51 +1,22 @@
 """What the server does for whom: every operation with its parameters, its answers and its refusals. Data."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
-
-from pydantic import BaseModel
+from typing import Final
 
 from supervisor.causes import Cause
 from supervisor.http import bodies
 from supervisor.http.channel_logs import LogsQuery
 from supervisor.http.channels import ChannelBody, StopQuery
 from supervisor.http.dialects.native import SessionTurnBody, TurnBody
+from supervisor.http.drain import DrainQuery, WaitQuery
 from supervisor.http.events import LAST_EVENT_ID, ChannelEventsQuery, LifeEventsQuery
 from supervisor.http.ledger import LedgerQuery
-from supervisor.http.schemas import TEXT, Schema, maybe, record, ref
+from supervisor.http.operation import JSON, Answer, Operation
+from supervisor.http.schemas import FLAG, TEXT, Schema, maybe, record, ref
 
-JSON: Final = "application/json"
 EVENTS: Final = "text/event-stream"
 PLAIN: Final = "text/plain"
 FORM: Final = "multipart/form-data"
-
-
-class Answer(NamedTuple):
-    """A good answer: what it is, its content by type (none: no body), the headers it has besides those of all."""
-
-    description: str
-    content: Mapping[str, Schema]
-    headers: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Operation:
-    """One operation. `refusals` are the causes it may be refused for, besides those of all operations."""
-
-    method: str
-    path: str
-    name: str
-    summary: str
-    answers: Mapping[int, Answer]
-    refusals: tuple[Cause, ...] = ()
-    query: type[BaseModel] | None = None
-    headers: tuple[str, ...] = ()
-    body: type[BaseModel] | Schema | None = None
-    body_type: str = JSON
-    needs_body: bool = True
-    failure: str = "Error"  # the schema of its refusals
-    told_otherwise: Mapping[int, str] = field(default_factory=dict)  # statuses whose refusals have another schema
 
 
 EVERYWHERE: Final = (
@@ -68,6 +39,7 @@ ENDINGS: Final = (
     Cause.OUT_OF_MEMORY,
     Cause.PROTOCOL_VIOLATED,
     Cause.SERVER_STOPPED,
+    Cause.DRAINED,
     Cause.SERVER_LOST,
     Cause.SPAWNER_LOST,
     Cause.ADOPTION_FAILED,
@@ -91,6 +63,7 @@ START: Final = (
     Cause.OVERRIDE_REFUSED,
     Cause.TOKEN_FAILED,
     Cause.SHUTTING_DOWN,
+    Cause.DRAINING,
     Cause.SPAWN_FAILED,
     Cause.ADDONS_MISSING,
     Cause.GRAPH_INVALID,
@@ -239,6 +212,31 @@ NATIVE: Final = (
         refusals=(Cause.BODY_INVALID, Cause.STORE_UNAVAILABLE),
     ),
     Operation(
+        method="post",
+        path="/drain",
+        name="drain",
+        summary="Begin no more channels; with a deadline stop what is then still there",
+        query=DrainQuery,
+        answers=_json("who holds it up", "Drain"),
+        refusals=(Cause.BODY_INVALID,),
+    ),
+    Operation(
+        method="get",
+        path="/drain",
+        name="showDrain",
+        summary="How far a drain is, and who holds it up",
+        query=WaitQuery,
+        answers=_json("who holds it up", "Drain"),
+        refusals=(Cause.BODY_INVALID,),
+    ),
+    Operation(
+        method="delete",
+        path="/drain",
+        name="undoDrain",
+        summary="Begin channels again",
+        answers=_json("who is there", "Drain"),
+    ),
+    Operation(
         method="get",
         path="/openapi.json",
         name="describe",
@@ -288,8 +286,9 @@ def _probe(path: str, name: str, summary: str, answers: Mapping[int, Answer]) ->
     return Operation(method="get", path=path, name=name, summary=summary, answers=answers, failure="Envelope")
 
 
-def _status(description: str, status: str) -> Answer:
-    return Answer(description, {JSON: record({"status": {"const": status}})})
+def _status(description: str, status: str, *reasons: Cause) -> Answer:
+    why: dict[str, Schema] = {"reason": {"enum": [cause.value for cause in reasons]}} if reasons else {}
+    return Answer(description, {JSON: record({"status": {"const": status}, **why})})
 
 
 _HEALTH: Final = {
@@ -303,7 +302,8 @@ _HEALTH: Final = {
                     "data": maybe({"type": "object"}),
                     "status": {"const": "healthy"},
                     "runner": {"const": "ready"},
-                }
+                },
+                {"draining": FLAG},
             )
         },
     )
@@ -327,7 +327,10 @@ TEN: Final = (
         "/readiness",
         "readiness",
         "Whether the server takes work",
-        {200: _status("it does", "ready"), 503: _status("not any more: it shuts down", "draining")},
+        {
+            200: _status("it does", "ready"),
+            503: _status("not any more", "draining", Cause.SHUTTING_DOWN, Cause.DRAINING),
+        },
     ),
     _ten(
         "post",

@@ -23,7 +23,7 @@ from supervisor.http.huawei_paths import is_agent_call
 
 CAUSE_HEADER: Final = "Agentd-Cause"  # TEN's codes each stand for several causes; this tells which
 
-NATIVE: Final = frozenset({"/channels", "/turns", "/events", "/ledger", "/openapi.json"})
+NATIVE: Final = frozenset({"/channels", "/turns", "/events", "/ledger", "/drain", "/openapi.json"})
 CLIENT_ERROR: Final = 400
 TELL_HOW: Final = frozenset({Cause.UNAUTHORIZED, Cause.TOKEN_INVALID, Cause.TOKEN_EXPIRED})
 

@@ -68,7 +68,7 @@ class ResponsesApi:
         self._handler = handler
         self._kept = kept
         self._streams = streams
-        self._default_graph = settings.default_graph
+        self._settings = settings
         self._body_limit = settings.body_limit_bytes
 
     def routes(self) -> list[web.RouteDef]:
@@ -90,7 +90,7 @@ class ResponsesApi:
         body, said, items = await read_body(request, self._body_limit, check_body)
         origin = await self._origin(request, body.previous_response_id)
         named = body.model if body.model is not None and self._catalog.has(body.model) else None
-        graph = origin.graph if origin else graph_for(request, self._catalog, named, self._default_graph)
+        graph = origin.graph if origin else graph_for(request, self._catalog, named, self._settings.default_graph)
         wanted = turn_request(body, said, graph, named=named, origin=origin)
         translator = Responses(body, wanted, id=f"resp_{secrets.token_hex(16)}", created_at=time.time())
         if body.background:

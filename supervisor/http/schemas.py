@@ -130,6 +130,27 @@ SCHEMAS: Final[dict[str, Schema]] = {
             **PROOF,
         }
     ),
+    "Holder": record(
+        {
+            "name": TEXT,
+            "id": TEXT,
+            "graph": TEXT,
+            "state": {"enum": ["starting", "running", "stopping", "gone"]},
+            "age_seconds": SECONDS,
+            "last_ping_seconds": maybe(NUMBER),
+            "time_left_seconds": maybe(NUMBER),
+            "turns": COUNT,
+        }
+    ),
+    "Drain": record(
+        {
+            "draining": FLAG,
+            "since": maybe(TIME),
+            "time_left_seconds": maybe(SECONDS),
+            "cut": COUNT,
+            "channels": several(ref("Holder")),
+        }
+    ),
     "Lives": record({"lives": several(ref("Life")), "next": maybe(INTEGER)}),
     "Envelope": record(
         {"code": {"type": "string", "pattern": "^(0|1[0-9]{4})$"}, "msg": TEXT, "data": ANY}, {"detail": TEXT}

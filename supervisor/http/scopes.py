@@ -36,6 +36,7 @@ SCOPES: Final[tuple[tuple[str, tuple[Scope, ...]], ...]] = (
     ("/api/health", ()),
     ("/events", (Scope.OPS,)),
     ("/ledger", (Scope.OPS,)),
+    ("/drain", (Scope.OPS,)),
     ("/openapi.json", (Scope.OPS,)),
     # The probes are open to everybody, unless details are asked for.
     ("/", (Scope.OPS,)),

@@ -16,6 +16,7 @@ from supervisor.http.dialects.base import TurnHandler
 from supervisor.http.docsgpt import Conversations, DocsGptApi
 from supervisor.http.docsgpt_attachments import AttachmentsApi
 from supervisor.http.door import Door
+from supervisor.http.drain import DrainApi
 from supervisor.http.events import EventsApi
 from supervisor.http.huawei import HuaweiApi
 from supervisor.http.kept import Kept, Shelf
@@ -25,7 +26,7 @@ from supervisor.http.owned import OwnedTasks
 from supervisor.http.probes import Details, ProbesApi
 from supervisor.http.reminix import ReminixApi
 from supervisor.http.responses import ResponsesApi
-from supervisor.http.streams import Streams
+from supervisor.http.streams import STREAMS, Streams
 from supervisor.http.turns import TurnsApi
 from supervisor.http.vectors import VectorsApi
 from supervisor.setting_types import is_loopback
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from supervisor.channels.table import ChannelTable
     from supervisor.http.credentials import Credentials
     from supervisor.settings import Settings
+    from supervisor.turns.drain import Drain
     from supervisor.turns.sessions import Sessions
 
 log = structlog.get_logger()
@@ -58,14 +60,15 @@ def build_app(
     conversations: Conversations,
     credentials: "Credentials",
     attachments: "Attachments",
+    drain: "Drain",
 ) -> web.Application:
     """The application for `table`.
 
     `sample` measures channels (bounded by a timeout here), `details` gives the data of ``/health?details=1``; `lives`
     tells what happens to channels, `records` what has become of them; `shelf` keeps answers, `conversations` what was
-    said, `attachments` the files of users; `credentials` knows who may call. On shutdown streams end by themselves; on
-    clean-up the application waits for starts and stops that requests began, so the table must still live then, or have
-    refused them. Run it with `make_runner` and `Site` of connections.py.
+    said, `attachments` the files of users; `credentials` knows who may call; `drain` is the server's. On shutdown
+    streams end by themselves; on clean-up the application waits for starts and stops that requests began, so the
+    table must still live then, or have refused them. Run it with `make_runner` and `Site` of connections.py.
     """
     owned = OwnedTasks()
     streams = Streams()
@@ -73,13 +76,14 @@ def build_app(
     kept = Kept(sessions, shelf)
     process = ProcessApi(settings, catalog, sessions, handler, kept)
     apis = (
-        ProbesApi(details, sessions),
+        ProbesApi(details, sessions, drain),
         ControlApi(settings, table, catalog, owned, process.interrupt),
         ChannelsApi(settings, table, sample, owned, sessions, records),
         LogsApi(settings, table, streams),
         EventsApi(table, lives, sessions, streams),
         TurnsApi(settings, sessions, handler),
         LedgerApi(records),
+        DrainApi(drain, sessions, streams),
         process,
         ResponsesApi(settings, catalog, handler, kept, streams),
         CompletionsApi(settings, catalog, handler),
@@ -97,7 +101,7 @@ def build_app(
     for api in (*apis, vectors):
         app.add_routes(api.routes())
     app.on_response_prepare.append(door.finish_headers)
-    app[CONNECTIONS] = connections
+    app[CONNECTIONS], app[STREAMS] = connections, streams
 
     async def start_up(_: web.Application) -> None:
         _tell(settings, connections.most, open_files, unprotected=credentials.open)

@@ -11,10 +11,11 @@ LAST_SECONDS: Final = 0.2  # for what is on its way when the server shuts down
 
 
 class Streams:
-    """The responses that are streamed; `closing` is set when they shall end."""
+    """The responses that are streamed; `closing` is set when those shall end that have no end of their own."""
 
     def __init__(self) -> None:
         self.closing = asyncio.Event()
+        self._last = False  # all of them end: what is on its way has LAST_SECONDS
         self._limits: set[asyncio.Timeout] = set()
         self._pauses: set[asyncio.Timeout] = set()
 
@@ -25,7 +26,7 @@ class Streams:
         Raises ConnectionAbortedError.
         """
         transport = request.transport
-        seconds = LAST_SECONDS if self.closing.is_set() else STALL_SECONDS
+        seconds = LAST_SECONDS if self._last else STALL_SECONDS
         limit = asyncio.timeout(seconds)
         try:
             async with limit:
@@ -46,13 +47,13 @@ class Streams:
         transport = request.transport
         while transport is not None:
             waiting = transport.get_write_buffer_size()
-            limit = asyncio.timeout(LAST_SECONDS if self.closing.is_set() else STALL_SECONDS)
+            limit = asyncio.timeout(LAST_SECONDS if self._last else STALL_SECONDS)
             try:
                 async with limit:
                     self._limits.add(limit)
                     await request.writer.drain()
             except TimeoutError as error:
-                if self.closing.is_set() or transport.get_write_buffer_size() >= waiting:
+                if self._last or transport.get_write_buffer_size() >= waiting:
                     transport.abort()
                     raise ConnectionAbortedError("the reader took nothing for too long") from error
             else:
@@ -61,7 +62,7 @@ class Streams:
                 self._limits.discard(limit)
 
     async def pause(self, event: Awaitable[object], seconds: float) -> None:
-        """Await what may not come: for `seconds` at most, and no longer than until `close`."""
+        """Await what may not come: for `seconds` at most, and no longer than until `end`."""
         limit = asyncio.timeout(0 if self.closing.is_set() else seconds)
         try:
             async with limit:
@@ -72,11 +73,23 @@ class Streams:
         finally:
             self._pauses.discard(limit)
 
+    def end(self) -> None:
+        """Let those end, between two events, that have no end of their own."""
+        self.closing.set()
+        self._cut(self._pauses, 0.0)
+
     def close(self) -> None:
         """Let all of them end; those whose readers take nothing get LAST_SECONDS."""
-        self.closing.set()
-        now = asyncio.get_running_loop().time()
-        for limits, last in ((self._limits, now + LAST_SECONDS), (self._pauses, now)):
-            for limit in limits:
-                if not limit.expired():
-                    limit.reschedule(last)
+        self.end()
+        self._last = True
+        self._cut(self._limits, LAST_SECONDS)
+
+    @staticmethod
+    def _cut(limits: set[asyncio.Timeout], seconds: float) -> None:
+        last = asyncio.get_running_loop().time() + seconds
+        for limit in limits:
+            if not limit.expired():
+                limit.reschedule(last)
+
+
+STREAMS: Final = web.AppKey("streams", Streams)

@@ -172,6 +172,18 @@ class SpawnerClient:
         await self._reap()
         self._drop_unsent()
 
+    async def leave(self) -> None:
+        """Let go of the spawner, which lives on with all it has; what it was asked for has FULL_SECONDS to be sent."""
+        self._closing = True
+        if self._revival is not None:
+            self._revival.cancel()
+            await asyncio.wait({self._revival})
+        if self._unsent and self.attached:
+            await asyncio.sleep(FULL_SECONDS)
+        self._detach()
+        self._process = None
+        self._drop_unsent()
+
     # ------------------------------------------------------------------ the connection
 
     async def _find(self) -> bool:

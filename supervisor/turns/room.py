@@ -13,6 +13,7 @@ from supervisor.causes import Refusal
 from supervisor.channels.channel import Channel
 from supervisor.channels.lifecycle import State
 from supervisor.channels.table import ChannelTable
+from supervisor.settings import Settings
 
 Fits = Callable[[Channel], bool]  # whether a channel's end makes the room that is wanted
 
@@ -23,14 +24,11 @@ EVICTION_SECONDS: Final = 5.0  # beyond the grace
 class Room:
     """The slots of one table that are about to be free."""
 
-    def __init__(self, table: ChannelTable, evict: Callable[[Fits], Channel | None], grace: float) -> None:
-        """`evict` ends the channel of an idle session, one that fits, and returns it, or None if there is none.
-
-        `grace` is the seconds that a worker has to stop by itself.
-        """
+    def __init__(self, table: ChannelTable, evict: Callable[[Fits], Channel | None], settings: Settings) -> None:
+        """`evict` ends the channel of an idle session, one that fits, and returns it, or None if there is none."""
         self._table = table
         self._evict = evict
-        self._grace = grace
+        self._settings = settings
         self._leaving: set[Channel] = set()  # told to stop, whether or not they know
         self._awaited: set[Channel] = set()
         self._stuck: WeakSet[Channel] = WeakSet()  # somebody has waited for them in vain
@@ -51,7 +49,7 @@ class Room:
         channel = self._evict(fits) or self._ending(fits)
         if channel is None:
             return False
-        gone = await self._is_gone(channel, EVICTION_SECONDS + self._grace)
+        gone = await self._is_gone(channel, EVICTION_SECONDS + self._settings.worker_stop_grace_seconds)
         if not gone:
             self._stuck.add(channel)
         return gone

@@ -71,7 +71,7 @@ class Sessions:
         self.settings = settings
         self.archive = archive
         self._table = table
-        self._room = Room(table, self._evict, settings.worker_stop_grace_seconds)
+        self._room = Room(table, self._evict, settings)
         self._by_key: dict[Key, Session] = {}
         self._by_name: dict[str, Session] = {}  # by the name of the channel, there already or not
         self._resting: dict[Session, None] = {}  # the one that rests longest first
@@ -84,7 +84,7 @@ class Sessions:
     def begin(self, request: TurnRequest) -> Turn:
         """A turn, which waits for its session's earlier ones. Await `started`, then read or await `done`.
 
-        Raises Refusal: BODY_INVALID, CHANNEL_UNKNOWN, SESSION_QUEUE_FULL, SHUTTING_DOWN.
+        Raises Refusal: BODY_INVALID, CHANNEL_UNKNOWN, SESSION_QUEUE_FULL, SHUTTING_DOWN, DRAINING.
         """
         if self._closing:
             raise Refusal(Cause.SHUTTING_DOWN)
@@ -143,10 +143,16 @@ class Sessions:
         """The turn each channel is at, by the channel's id."""
         return {turn.channel.id: turn for turn in self._turns.values() if turn.channel is not None}
 
+    def turns_in(self, name: str) -> int:
+        """How many turns wait or run in the channel of this name."""
+        session = self._by_name.get(name)
+        return 0 if session is None else len(session.pending) + (session.current is not None)
+
     def _session_for(self, request: TurnRequest, turn_id: str) -> Session:
         if request.channel is not None:
             return self._of_channel(request.channel, request.only_graph)
         if request.session is None:
+            self._table.check_open()
             key = Key(request.graph, request.user, turn_id)
             return self._add(Session(key, self, request.owner, single=True))
         key = Key("" if request.shared else request.graph, request.user, request.session)
@@ -154,6 +160,7 @@ class Sessions:
         if session is None:
             channel = self._table.of_session(*key)
             if channel is None or channel.on_demand:  # one that a session has let go of
+                self._table.check_open()
                 session = self._by_key[key] = self._add(Session(key, self, request.owner))
             else:
                 session = self._of_channel(channel.name)
@@ -198,6 +205,17 @@ class Sessions:
             task.cancel()
         if late:
             await asyncio.wait(late, timeout=CANCEL_SECONDS)
+
+    async def leave(self) -> None:
+        """Leave every turn to a successor: no worker is told, and nothing is put on record."""
+        self._closing = True
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        for turn in tuple(self._turns.values()):
+            turn.leave_behind()
+        if tasks:
+            await asyncio.wait(tasks, timeout=CANCEL_SECONDS)
 
     # ------------------------------------------------------------------ for the sessions
 

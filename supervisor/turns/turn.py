@@ -77,6 +77,7 @@ class Turn:
         self.is_lost = False  # its worker never heard of it
         self.adopted_after: float | None = None  # seconds that it had run when it was taken over
         self.recorded = False  # its beginning is in the store
+        self.left = False  # the server is gone for it; its worker goes on
         self.is_called = False  # no earlier turn of the session is before it
         self.events = 0
         self.closing = False  # the session waits for the reader to take the rest
@@ -231,6 +232,12 @@ class Turn:
                 waited_for.set_exception(refusal)
                 waited_for.exception()  # nobody may be waiting
         self._finish()
+
+    def leave_behind(self) -> None:
+        """The server goes, the worker stays with the turn: whoever waits here is told to ask the successor."""
+        if self.ending is None:
+            self.left = True
+            self.refuse(Refusal(Cause.SHUTTING_DOWN))
 
     def end(self, ending: TurnEnding, last: Item) -> None:
         """It is over; `last` is the event that tells the reader."""

@@ -103,6 +103,8 @@ async def test_a_server_that_drains_says_so_at_every_address(agentd: Agentd, wit
     assert agentd.process is not None
     agentd.process.send_signal(signal.SIGTERM)
     await agentd.event("server.stopping")
-    assert [await probe(f"{address}/readiness") for address in addresses] == [(503, {"status": "draining"})] * 2
+    assert [await probe(f"{address}/readiness") for address in addresses] == [
+        (503, {"status": "draining", "reason": "shutting_down"})
+    ] * 2
     assert await probe(f"{addresses[1]}/liveness") == (200, {"status": "alive"})
     assert await agentd.process.wait() == 0

@@ -111,6 +111,9 @@ NAMELESS: Final = frozenset(
         ("GET", "/list"),
         ("GET", "/channels"),
         ("GET", "/events"),
+        ("GET", "/drain"),  # these three only for keys that are not bound to anybody
+        ("POST", "/drain"),
+        ("DELETE", "/drain"),
         ("GET", "/graphs"),
         ("GET", "/manifest"),
         ("GET", "/v1/models"),

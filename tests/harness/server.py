@@ -31,6 +31,7 @@ class Agentd:
         self.events: list[Event] = []
         self.address = ""
         self.process: asyncio.subprocess.Process | None = None
+        self.inherited: tuple[int, ...] = ()  # descriptors the server gets from us
         self._extra_path = [extra_path]
         self._changed = asyncio.Condition()
         self._at_end = False  # the server has closed its log
@@ -77,6 +78,7 @@ class Agentd:
             stdin=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
+            pass_fds=self.inherited,
         )
         self._reader = asyncio.create_task(self._read(self.process), name="agentd log reader")
         ready = await self.event("server.ready")

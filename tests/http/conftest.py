@@ -16,6 +16,7 @@ from yarl import URL
 from supervisor.attachments.state import TaskState
 from supervisor.catalog import GraphCatalog
 from supervisor.causes import Cause, Refusal
+from supervisor.channels.bell import Bell
 from supervisor.channels.feed import Feed
 from supervisor.channels.lease import Lease, timeout_of
 from supervisor.channels.lifecycle import State
@@ -27,6 +28,7 @@ from supervisor.keys import Keyring
 from supervisor.processes.monitor import Sample
 from supervisor.settings import Settings
 from supervisor.turns.archive import StoreArchive
+from supervisor.turns.drain import Drain
 from supervisor.turns.sessions import Sessions
 from tests.harness.desk import Desk, desks
 from worker.spawn import Limits, Receipt
@@ -131,6 +133,12 @@ class MemoryTable:
         self.sampling = asyncio.Event()
         self.sampling.set()
         self.fault: BaseException | None = None
+        self.draining = False
+        self.freed = Bell()
+
+    def check_open(self) -> None:
+        if self.draining:
+            raise Refusal(Cause.DRAINING)
 
     def _fail(self) -> None:
         if self.fault is not None:
@@ -139,6 +147,7 @@ class MemoryTable:
 
     async def start(self, request: StartRequest) -> MemoryChannel:
         self._fail()
+        self.check_open()
         name = request.name
         if len(self.channels) >= self.workers_max:
             raise Refusal(Cause.WORKERS_LIMIT)
@@ -183,6 +192,7 @@ class MemoryTable:
         self._known(name)
         self.stops.append((name, cause, kill))
         self.channels.pop(name).end()
+        self.freed.ring()
         return RECEIPT
 
     async def command(self, name: str, payload: dict[str, Any]) -> dict[str, Any]:
@@ -298,6 +308,7 @@ async def open_house(
         conversations=records,
         credentials=Credentials(Keyring(settings.keys_file, settings.token and settings.token.get_secret_value())),
         attachments=attachments or NoAttachments(),
+        drain=Drain(table),
     )
     runner = make_runner(app, close_seconds=1)
     await runner.setup()

@@ -175,7 +175,7 @@ async def test_heads_of_all_that_can_be_got(house: Any) -> None:
         for route in house.runner.app.router.routes()
         if route.method == "GET" and not route.resource.canonical.endswith("/events")  # those do not end
     ]
-    assert len(paths) == 25
+    assert len(paths) == 26
     for path in (*paths, "/nowhere", "/channels/nobody", "/channels/nobody/logs", "/ping"):
         got, head = await house.get(path), await house.ask("HEAD", path)
         assert (head.status, head.content) == (got.status, b""), path

@@ -8,7 +8,8 @@ from supervisor.causes import Cause
 from supervisor.http.bodies import LIMITS
 from supervisor.http.envelope import ROWS, status_of
 from supervisor.http.openapi import PLACES, describe
-from supervisor.http.operations import NATIVE, TEN, Operation
+from supervisor.http.operation import Operation
+from supervisor.http.operations import NATIVE, TEN
 from supervisor.http.replies import is_native
 from supervisor.http.schemas import REF, SCHEMAS
 

@@ -31,7 +31,7 @@ async def test_readiness_ends_with_the_shutdown_and_liveness_does_not(house: Any
     house.sessions.close()
     assert house.sessions.closing
     assert await told("/liveness") == (200, {"status": "alive"})
-    assert await told("/readiness") == (503, {"status": "draining"})
+    assert await told("/readiness") == (503, {"status": "draining", "reason": "shutting_down"})
     assert await told("/health") == (200, HEALTHY)
 
 

@@ -56,6 +56,7 @@ TURNS, CONTROL, OPS = Scope.TURNS, Scope.CONTROL, Scope.OPS
         ("/channels/logs/logs", OPS),
         ("/events", OPS),
         ("/ledger", OPS),
+        ("/drain", OPS),
         ("/openapi.json", OPS),
         ("/health", OPS),
         ("/", OPS),

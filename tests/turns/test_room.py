@@ -7,6 +7,7 @@ import pytest
 
 from supervisor.causes import Cause, Refusal
 from supervisor.channels.lifecycle import State
+from supervisor.settings import Settings
 from supervisor.turns import room as module
 from supervisor.turns.room import Fits, Room
 
@@ -45,7 +46,7 @@ class Table:
 
 
 def room_of(table: Any) -> Room:
-    return Room(table, table.evict, 0.0)
+    return Room(table, table.evict, Settings(worker_stop_grace_seconds=0.0))
 
 
 def any_(_: Any) -> bool:

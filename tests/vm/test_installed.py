@@ -288,10 +288,6 @@ async def test_a_spawner_that_is_killed_is_replaced_and_the_server_lives(house: 
     await house.begin("c")
 
 
-AFTER_THE_MERGE = pytest.mark.xfail(strict=True, reason="needs the re-adoption of channels, or the reload of settings")
-
-
-@AFTER_THE_MERGE
 async def test_sessions_go_on_over_a_restart(house: House) -> None:
     await systemctl("start", "agentd")
     worker = await house.begin("c")
@@ -304,7 +300,6 @@ async def test_sessions_go_on_over_a_restart(house: House) -> None:
     assert not alive(worker)
 
 
-@AFTER_THE_MERGE
 async def test_a_reload_replaces_no_process(house: House) -> None:
     await systemctl("start", "agentd")
     before = await house.main_pid()

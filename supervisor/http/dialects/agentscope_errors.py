@@ -20,6 +20,7 @@ STATUSES: Final[Mapping[Cause, int]] = {
 # Why a turn did not end well, in few words; of others the cause is the word.
 CODES: Final[Mapping[Cause, str]] = {
     Cause.SERVER_STOPPED: "SHUTTING_DOWN",
+    Cause.DRAINED: "SHUTTING_DOWN",
     Cause.TURN_TIMEOUT: "TIMEOUT",
     Cause.TURN_SILENT: "TIMEOUT",
     Cause.EXITED: "WORKER_DIED",

@@ -139,6 +139,10 @@ class TurnHandler:
             await events.send([*opening, *first])
             while not turn.over:
                 items = turn.take()
+                if (
+                    turn.left and turn.over
+                ):  # it goes on elsewhere: no end is told, and between two events it breaks off
+                    raise ConnectionAbortedError("the server leaves the turn to its successor")
                 if not items:
                     await turn.wait()
                 for start in range(0, len(items), batch):

@@ -70,7 +70,9 @@ ROWS: Final[Mapping[Cause, Row]] = {
     Cause.START_TIMEOUT: NO_WORKER,
     Cause.STORE_UNAVAILABLE: NO_WORKER._replace(text="The server cannot take questions at the moment."),
     Cause.SHUTTING_DOWN: NO_WORKER,
+    Cause.DRAINING: NO_WORKER,
     Cause.SERVER_STOPPED: NO_WORKER,
+    Cause.DRAINED: NO_WORKER,
 }
 TOKENS: Final[Mapping[Cause, Body]] = {
     Cause.TOKEN_INVALID: {"message": "Authentication error: invalid token", "error": "invalid_token"},

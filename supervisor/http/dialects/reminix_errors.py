@@ -33,7 +33,9 @@ ROWS: Final[Mapping[Cause, tuple[int, str]]] = {
     Cause.CHANNEL_UNKNOWN: (503, "UnavailableError"),
     Cause.STORE_UNAVAILABLE: (503, "UnavailableError"),
     Cause.SHUTTING_DOWN: (503, "UnavailableError"),
+    Cause.DRAINING: (503, "UnavailableError"),
     Cause.SERVER_STOPPED: (503, "UnavailableError"),
+    Cause.DRAINED: (503, "UnavailableError"),
     Cause.TURN_TIMEOUT: (504, "TimeoutError"),
     Cause.TURN_SILENT: (504, "TimeoutError"),
 }
