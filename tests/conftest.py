@@ -31,9 +31,9 @@ def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setenv(leaks.MARK, instance_of(tmp_path))
-    before = leaks.look(tmp_path)
+    before = leaks.look()
     yield
-    found = leaks.look(tmp_path).beyond(before)
+    found = leaks.left(before, tmp_path)
     found += [f"temporary file {path}" for path in temporary.iterdir()]
     assert not found, "the test left behind: " + "; ".join(found)
 
