@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import Agentd, leaks, secrets
+from tests.harness.nursery import Nursery
 from worker.spawn import instance_of
 
 ZOO = Path(__file__).parent / "zoo"
@@ -31,9 +32,9 @@ def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setenv(leaks.MARK, instance_of(tmp_path))
-    before = leaks.look(tmp_path)
+    before = leaks.look()
     yield
-    found = leaks.look(tmp_path).beyond(before)
+    found = leaks.left(before, tmp_path)
     found += [f"temporary file {path}" for path in temporary.iterdir()]
     assert not found, "the test left behind: " + "; ".join(found)
 
@@ -46,10 +47,24 @@ def state_dir(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def interpreter() -> Iterator[Nursery]:
+    """What servers are forked from; there before any test looks for leaks."""
+    nursery = Nursery()
+    yield nursery
+    nursery.close()
+
+
 @pytest.fixture
-async def agentd(state_dir: Path, tmp_path: Path) -> AsyncIterator[Agentd]:
+def nursery(request: pytest.FixtureRequest, interpreter: Nursery) -> Nursery | None:
+    """Where this test's servers come from; None: each has an interpreter of its own."""
+    return None if request.node.get_closest_marker("own_interpreter") else interpreter
+
+
+@pytest.fixture
+async def agentd(state_dir: Path, tmp_path: Path, nursery: Nursery | None) -> AsyncIterator[Agentd]:
     """A real `agentd serve`, not started yet: ``await agentd.start(WORKERS_MAX="5")``; stopped afterwards."""
-    server = Agentd(state_dir, tmp_path, extra_path=ZOO)
+    server = Agentd(state_dir, tmp_path, extra_path=ZOO, nursery=nursery)
     try:
         yield server
     finally:

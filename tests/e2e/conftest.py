@@ -7,6 +7,7 @@ import pytest
 
 from tests.conftest import ZOO
 from tests.harness import Agentd
+from tests.harness.nursery import Nursery
 from tests.harness.witness import Witness, witness_in
 from tests.harness.zoo import Zoo
 
@@ -30,9 +31,9 @@ async def zoo(request: pytest.FixtureRequest, agentd: Agentd, witness: Witness) 
 
 
 @pytest.fixture
-async def successor(agentd: Agentd, tmp_path: Path) -> AsyncIterator[Agentd]:
+async def successor(agentd: Agentd, tmp_path: Path, nursery: Nursery | None) -> AsyncIterator[Agentd]:
     """A second server on the state folder of `agentd`, not started yet."""
-    server = Agentd(agentd.state_dir, tmp_path, extra_path=ZOO)
+    server = Agentd(agentd.state_dir, tmp_path, extra_path=ZOO, nursery=nursery)
     try:
         yield server
     finally:

@@ -13,6 +13,8 @@ from tests.harness.graphs import ECHO
 from tests.harness.leaks import processes_of
 from tests.harness.witness import Witness
 
+pytestmark = pytest.mark.own_interpreter
+
 SECRET = "planted-secret-4711"
 ROUNDS = 200
 WARM_UP = 50

@@ -6,7 +6,11 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from tests.harness import Agentd
+
+pytestmark = pytest.mark.own_interpreter
 
 
 async def test_a_spawner_that_cannot_be_replaced_at_once_is_replaced_later(agentd: Agentd) -> None:

@@ -3,9 +3,13 @@
 import asyncio
 import json
 
+import pytest
+
 from tests.harness import Agentd
 from tests.harness.leaks import processes_of
 from worker.spawner.sweep import channel_of
+
+pytestmark = pytest.mark.own_interpreter
 
 
 async def test_the_published_example(agentd: Agentd) -> None:

@@ -13,6 +13,8 @@ from tests.harness import Agentd
 from tests.harness.graphs import own
 from tests.harness.witness import Witness
 
+pytestmark = pytest.mark.own_interpreter
+
 ANY = "127.0.0.1:0"
 
 

@@ -14,6 +14,8 @@ from tests.harness.server import PATIENCE
 from tests.harness.witness import Witness
 from worker.spawn import instance_of
 
+pytestmark = pytest.mark.own_interpreter
+
 LONG_PATH = "/" + "x" * 4000  # it stands in the event of its request
 REQUESTS = 600  # more than pipe, reader's buffer and queue hold
 

@@ -68,7 +68,7 @@ async def test_a_reader_that_stalls_sets_the_pace_and_misses_nothing(server: Age
         await ask(reader, body(["numbered", [8000, 1000]], session_id="s"))
         first = await reader.until("response.output_text.delta")
         [channel] = (await server.get("/channels"))["channels"]
-        await stalled(channel["pid"])
+        await stalled(server, channel["pid"])
         events = [first, *await reader.all()]
     deltas = [event["delta"] for event in events if event["type"] == "response.output_text.delta"]
     assert [int(delta.rstrip(".")) for delta in deltas] == list(range(8000))
@@ -82,7 +82,7 @@ async def test_a_stalled_reader_does_not_hold_up_a_cancel(server: Agentd) -> Non
         assert begun is not None
         first = await reader.until("response.output_text.delta")
         [channel] = (await server.get("/channels"))["channels"]
-        await stalled(channel["pid"])
+        await stalled(server, channel["pid"])
         loop = asyncio.get_running_loop()
         began = loop.time()
         cancelled = await server.request("POST", f"{PATH}/{begun['response']['id']}/cancel")

@@ -186,7 +186,7 @@ async def test_readers_that_stall_take_no_memory(agentd: Agentd, tmp_path: Path,
         await asyncio.gather(*(reader.head() for reader in readers))
         pids = [channel["pid"] for channel in (await server.get("/channels"))["channels"]]
         assert len(pids) == len(readers)
-        await stalled(*pids)
+        await stalled(server, *pids)
         memory = resident_bytes(server.process.pid)
         loop = asyncio.get_running_loop()
         session = "other"

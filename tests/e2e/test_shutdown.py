@@ -13,6 +13,8 @@ from tests.harness.leaks import processes_of
 from tests.harness.witness import Witness
 from worker.spawn import instance_of
 
+pytestmark = pytest.mark.own_interpreter
+
 GRACE = 1.0
 PROMISED_SECONDS = GRACE + 1.0
 SLACK_SECONDS = 2.0  # for a machine that is busy with something else

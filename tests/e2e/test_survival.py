@@ -13,6 +13,8 @@ from tests.harness.server import PATIENCE
 from tests.harness.witness import Witness
 from worker.spawner.cgroup import find_hierarchies
 
+pytestmark = pytest.mark.own_interpreter
+
 LEVELS = pytest.mark.parametrize("containment", ["auto", "sweep"])
 
 

@@ -129,7 +129,7 @@ async def test_a_worker_killed_after_its_last_word_while_the_reader_is_slow_has_
         assert first is not None
         if owner != "single":  # whose worker goes with its turn
             channel = await server.channel(first["channel"])
-            await stalled(channel["pid"])
+            await stalled(server, channel["pid"])
             os.kill(channel["pid"], signal.SIGKILL)
             assert (await ended_life(server, channel["id"]))["status"] == -9
         found = await reader.all()
@@ -148,7 +148,7 @@ async def test_a_worker_killed_while_it_waits_for_a_slow_reader(server: Agentd, 
         first = await reader.event()
         assert first is not None
         channel = await server.channel(first["channel"])
-        await stalled(channel["pid"])
+        await stalled(server, channel["pid"])
         os.kill(channel["pid"], signal.SIGKILL)
         life = await ended_life(server, channel["id"])
         assert (life["cause"], life["status"]) == ("crashed", -9)
@@ -173,7 +173,7 @@ async def test_a_reader_who_leaves_after_the_worker_died_does_not_change_why(ser
         first = await reader.event()
         assert first is not None
         channel = await server.channel(first["channel"])
-        await stalled(channel["pid"])
+        await stalled(server, channel["pid"])
         os.kill(channel["pid"], signal.SIGKILL)
         await ended_life(server, channel["id"])
         reader.vanish()

@@ -42,7 +42,7 @@ async def stall(server: Agentd, reader: Client, request: dict[str, Any], path: s
     first = await reader.event()
     assert first is not None
     pid = (await server.channel(first["channel"]))["pid"]
-    await stalled(pid)
+    await stalled(server, pid)
     return first, pid
 
 
@@ -50,7 +50,7 @@ async def test_a_reader_that_stops_and_reads_on_gets_everything_once(server: Age
     async with client(server) as reader:
         first, pid = await stall(server, reader, body(["numbered", [MUCH, 1000]], session="s"))
         found = [event for _ in range(500) if (event := await reader.event()) is not None]
-        await stalled(pid)
+        await stalled(server, pid)
         found += await reader.all()
     assert [int(event["text"].rstrip(".")) for event in found[:-1]] == list(range(MUCH))
     assert (found[-1]["event"], found[-1]["turn"]) == ("final", first["turn"])
@@ -126,7 +126,7 @@ async def test_sixty_four_stalled_readers_disturb_nobody_and_take_no_more_memory
         await asyncio.gather(*(reader.ask(body(*ENDLESS)) for reader in readers))
         await asyncio.gather(*(reader.head() for reader in readers))
         channels = (await server.get("/channels"))["channels"]
-        await stalled(*(channel["pid"] for channel in channels if channel["name"] != "lobby"))
+        await stalled(server, *(channel["pid"] for channel in channels if channel["name"] != "lobby"))
         memory = resident_bytes(server.process.pid)
         for _ in range(20):
             began = loop.time()

@@ -72,8 +72,11 @@ async def test_one_that_runs_away_is_caught(zoo: Zoo, kind) -> None:
     await zoo.open(kind("run_away", zoo.agentd.folder))
     await zoo.loose()
     await zoo.witness.hears("running away")
+    assert zoo.witness.held()
     answer = await zoo.agentd.request("DELETE", "/channels/beast?kill=1")
+    runs_on = zoo.witness.held()
     assert answer["receipt"]["left"] == 0
+    assert not runs_on, "it runs on behind the receipt"
     await zoo.ended()
     left = [name for name in processes_of(zoo.agentd.folder).values() if "beasts.py" in name]
     assert left == []

@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import resource
 import threading
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from worker.spawn import INSTANCE_VARIABLE, instance_of
@@ -14,26 +16,37 @@ MARK = "TEST_OF_AGENTD"
 
 @dataclass(frozen=True)
 class Traces:
-    """Everything that can be left behind, by a name that says what it is."""
+    """What of this process can be left behind, by a name that says what it is."""
 
-    processes: frozenset[str]
+    children: frozenset[str]
     descriptors: frozenset[str]
     threads: frozenset[str]
     tasks: frozenset[str]
-    cgroups: frozenset[str]
+    faults: int  # page faults of the children that were waited for: each one adds some
 
     def beyond(self, before: "Traces") -> list[str]:
         """What is here and was not there `before`."""
-        return sorted(
+        return [
             name
-            for kind in ("processes", "descriptors", "threads", "tasks", "cgroups")
+            for kind in ("children", "descriptors", "threads", "tasks")
             for name in getattr(self, kind) - getattr(before, kind)
-        )
+        ]
 
 
-def look(folder: Path) -> Traces:
-    """The traces of this process and of everything that was started below `folder`."""
-    return Traces(_processes(folder), _descriptors(), _threads(), _tasks(), _cgroups(folder))
+def look() -> Traces:
+    """The traces of this process."""
+    faults = resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt
+    return Traces(_children(), _descriptors(), _threads(), _tasks(), faults)
+
+
+def left(before: Traces, folder: Path) -> list[str]:
+    """What is here and was not there `before`, and what bears the mark of a test's folder, which nothing did before."""
+    now = look()
+    found = now.beyond(before) + _cgroups(folder)
+    # All that bears a mark descends from a child of ours: without one there is no need to look at every process.
+    if (now.children, now.faults) != (before.children, before.faults):
+        found += processes_of(folder).values()
+    return sorted(found)
 
 
 def _instances(folder: Path) -> set[str]:
@@ -64,14 +77,14 @@ def processes_of(folder: Path) -> dict[int, str]:
     return found
 
 
-def _processes(folder: Path) -> frozenset[str]:
+def _children() -> frozenset[str]:
     children = set()
     for thread in os.listdir("/proc/self/task"):
         try:
             children |= set(Path(f"/proc/self/task/{thread}/children").read_text().split())
         except FileNotFoundError:
             continue
-    return frozenset(processes_of(folder).values()) | {f"child process or zombie {pid}" for pid in children}
+    return frozenset(f"child process or zombie {pid}" for pid in children)
 
 
 def _descriptors() -> frozenset[str]:
@@ -95,8 +108,12 @@ def _tasks() -> frozenset[str]:
     return frozenset(f"task {task.get_name()}" for task in list(registry) if not task.done())
 
 
-def _cgroups(folder: Path) -> frozenset[str]:
-    names = {f"agentd-{instance}" for instance in _instances(folder)}
-    return frozenset(
-        f"cgroup {path}" for tree in find_hierarchies() for path in (tree.own / name for name in names) if path.exists()
-    )
+@cache
+def _own_cgroups() -> list[Path]:
+    return [tree.own for tree in find_hierarchies()]
+
+
+def _cgroups(folder: Path) -> list[str]:
+    there = [(own, name) for own in _own_cgroups() for name in os.listdir(own) if name.startswith("agentd-")]
+    names = {f"agentd-{instance}" for instance in _instances(folder)} if there else ()
+    return [f"cgroup {own / name}" for own, name in there if name in names]

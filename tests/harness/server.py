@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 
 from tests.harness import leaks, secrets
+from tests.harness.nursery import Forked, Nursery
 
 PATIENCE = 30.0  # a bound on every wait, not a wait
 
@@ -25,13 +26,15 @@ if sys.version_info < (3, 12):  # where it is not what asyncio chooses by itself
 class Agentd:
     """One server under test. `start` with settings as environment variables, `stop` in the end."""
 
-    def __init__(self, state_dir: Path, folder: Path, extra_path: Path) -> None:
+    def __init__(self, state_dir: Path, folder: Path, extra_path: Path, nursery: Nursery | None = None) -> None:
+        """Without a `nursery` the server gets an interpreter of its own."""
         self.state_dir = state_dir
         self.folder = folder
         self.events: list[Event] = []
         self.address = ""
-        self.process: asyncio.subprocess.Process | None = None
+        self.process: asyncio.subprocess.Process | Forked | None = None
         self.inherited: tuple[int, ...] = ()  # descriptors the server gets from us
+        self._nursery = nursery
         self._extra_path = [extra_path]
         self._changed = asyncio.Condition()
         self._at_end = False  # the server has closed its log
@@ -70,16 +73,19 @@ class Agentd:
             **settings,
         }
         self._planted |= secrets.planted_in(environment)
-        self.process = await asyncio.create_subprocess_exec(
-            *self.command(environment),
-            *flags,
-            cwd=self.folder,
-            env=environment,
-            stdin=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-            pass_fds=self.inherited,
-        )
+        if self._nursery is None or self.inherited:
+            self.process = await asyncio.create_subprocess_exec(
+                *self.command(environment),
+                *flags,
+                cwd=self.folder,
+                env=environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,
+                pass_fds=self.inherited,
+            )
+        else:
+            self.process = await self._nursery.serve(flags, environment, self.folder)
         self._reader = asyncio.create_task(self._read(self.process), name="agentd log reader")
         ready = await self.event("server.ready")
         self.address = ready["addresses"][0]
@@ -164,7 +170,7 @@ class Agentd:
     def _ended(self) -> bool:
         return self._reader is None or self._at_end
 
-    async def _read(self, process: asyncio.subprocess.Process) -> None:
+    async def _read(self, process: asyncio.subprocess.Process | Forked) -> None:
         assert process.stderr is not None
         while line := await process.stderr.readline():
             try:

@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 
 from tests.harness.server import PATIENCE, Agentd
+from worker.spawner.identity import read_stat
 
 TALKER = {"name": "talker", "graph": {"nodes": [{"type": "extension", "name": "talker", "addon": "zoo_talker"}]}}
 MUTE = {"name": "mute", "graph": {"nodes": [{"type": "extension", "name": "mute", "addon": "zoo_mute"}]}}
@@ -244,14 +245,20 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def stalled(*pids: int) -> None:
-    """Wait until these processes do nothing but beat: for a while they have hardly used the processor."""
+async def stalled(agentd: Agentd, *pids: int) -> None:
+    """Wait until these workers do nothing but beat, and are not held up by their server: for a while all have slept.
+
+    One that waits for a processor does nothing either, but does not sleep.
+    """
+    assert agentd.process is not None
+    everyone = (agentd.process.pid, *pids)
     async with asyncio.timeout(PATIENCE):
         used, quiet = -1.0, 0
         while quiet < 4:
             await asyncio.sleep(0.1)
-            before, used = used, sum(map(cpu_seconds, pids))
-            quiet = quiet + 1 if used - before < 0.015 else 0
+            before, used = used, sum(map(cpu_seconds, everyone))
+            asleep = all(stat is not None and stat.state == "S" for stat in map(read_stat, everyone))
+            quiet = quiet + 1 if asleep and used - before < 0.015 else 0
 
 
 def resident_bytes(pid: int) -> int:

@@ -1,6 +1,7 @@
 """Two FIFOs between a test and the workers it lets loose: the cue to begin, and what they tell of themselves."""
 
 import asyncio
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +51,17 @@ class Witness:
     def alive(self) -> list[int]:
         """Of the processes that said something, those that live."""
         return [pid for pid, began in self.seen.items() if lives(pid, began)]
+
+    def held(self) -> bool:
+        """Whether a process lives that descends from one that took the beasts' lock."""
+        fd = os.open(self.folder / "witness", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
 
     def _read(self) -> None:
         *lines, self._rest = (self._rest + os.read(self._fds[0], 65536)).split(b"\n")

@@ -186,7 +186,9 @@ def test_the_temporary_folder_has_a_name_of_its_own(boss: Boss, tmp_path: Path, 
     elif obstacle == "link":
         place.symlink_to(theirs)
     boss.launch().connect()
-    boss.event("zygote", state="ready")
+    zygote = boss.event("zygote", state="ready")["pid"]
+    # What it and its spares leave there when they are killed lies where the spawner removes it.
+    assert f"\0TMPDIR={place}" in Path(f"/proc/{zygote}/environ").read_text()
     boss.spawn("1")
     boss.ready("1")
     boss.kill("1")
@@ -196,6 +198,7 @@ def test_the_temporary_folder_has_a_name_of_its_own(boss: Boss, tmp_path: Path, 
     assert boss.end() == (0, "")
     assert (others / "kept").exists()
     assert (theirs / "kept").exists()
+    assert not place.with_name("zygote-tmp-2").exists()
     assert place.is_symlink() if obstacle == "link" else place.is_file() == (obstacle == "file")
 
 

@@ -4,6 +4,7 @@
 which processes are its own) and, with ``--cue``, ``cue`` (it waits there for the word to begin).
 """
 
+import fcntl
 import os
 import shutil
 import signal
@@ -12,20 +13,25 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-Say = Callable[[str], None]
-
 MEGABYTE = 1_000_000
 MOST_FORKS = 300
 MOST_GENERATIONS = 20_000
 
 
-def sayer(folder: str) -> Say:
-    def say(text: str) -> None:
-        fd = os.open(f"{folder}/witness", os.O_WRONLY)
+class Say:
+    """What a beast tells the witness."""
+
+    def __init__(self, folder: str) -> None:
+        self._path = f"{folder}/witness"
+
+    def __call__(self, text: str) -> None:
+        fd = os.open(self._path, os.O_WRONLY)
         os.write(fd, f"{text} {os.getpid()}\n".encode())
         os.close(fd)
 
-    return say
+    def hold(self) -> None:
+        """Take a lock that is free again when this process and all that descend from it have ended."""
+        fcntl.flock(os.open(self._path, os.O_WRONLY), fcntl.LOCK_EX)
 
 
 def channel_file(name: str) -> str:
@@ -104,6 +110,7 @@ def run_away(say: Say) -> None:
 
     def run() -> None:
         os.setsid()
+        say.hold()
         for generation in range(MOST_GENERATIONS):
             if os.fork():
                 os._exit(0)
@@ -233,7 +240,7 @@ def main(beast: str, folder: str, *flags: str) -> NoReturn:
     if "--cue" in flags:
         with open(f"{folder}/cue", "rb", buffering=0) as cue:
             cue.read(1)
-    globals()[beast](sayer(folder))
+    globals()[beast](Say(folder))
     _linger()
 
 

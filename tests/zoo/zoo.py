@@ -31,13 +31,13 @@ class Beast(Node):
             self._cue = os.open(f"{self._folder}/cue", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
             asyncio.get_running_loop().add_reader(self._cue, self._act)
         else:
-            self._beast(beasts.sayer(self._folder))
+            self._beast(beasts.Say(self._folder))
 
     def _act(self) -> None:
         asyncio.get_running_loop().remove_reader(self._cue)
         os.read(self._cue, 1)
         os.close(self._cue)
-        self._beast(beasts.sayer(self._folder))
+        self._beast(beasts.Say(self._folder))
 
     def _close_ears(self) -> None:
         down = os.path.realpath(beasts.channel_file("down"))
@@ -53,4 +53,4 @@ class Teller(Node):
         folder = self.context.properties["folder"]
         with open(f"{folder}/environment", "w") as file:
             file.write("\0".join(f"{name}={value}" for name, value in os.environ.items()))
-        beasts.sayer(folder)("told")
+        beasts.Say(folder)("told")

@@ -18,23 +18,28 @@ from worker.spawner.peer import listen
 from worker.spawner.server import Spawner
 
 MARK_WIDTH: Final = 64
-TEMPORARY_NAME: Final = "zygote-tmp"
+TEMPORARY_NAMES: Final = ("zygote-tmp", "zygote-tmp-2")
 LOG_CHECK_SECONDS: Final = 5.0
 MOST_LOG_BYTES: Final = 1024 * 1024
 KEPT_LOG_BYTES: Final = 64 * 1024
 
 
 def temporary_folder(state_dir: Path) -> Path | None:
-    """The folder for the zygotes' temporary files, empty; None where something else has its place."""
-    folder = state_dir / TEMPORARY_NAME
-    with contextlib.suppress(OSError):
-        if stat.S_ISDIR(folder.lstat().st_mode):
-            folder.chmod(0o700)
-            shutil.rmtree(folder, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        folder.mkdir(mode=0o700, exist_ok=True)
-        if not folder.is_symlink() and os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-            return folder
+    """The folder for the zygotes' temporary files, empty, with another name where its place is taken; None without one.
+
+    Only what lies in a folder of ours is removed when a zygote or a spare was killed: no other may be used while it can
+    be helped.
+    """
+    for name in TEMPORARY_NAMES:
+        folder = state_dir / name
+        with contextlib.suppress(OSError):
+            if stat.S_ISDIR(folder.lstat().st_mode):
+                folder.chmod(0o700)
+                shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            if not folder.is_symlink() and os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+                return folder
     return None
 
 

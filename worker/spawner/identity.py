@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+_PF_EXITING: Final = 0x4  # linux/sched.h
 _FLOCK: Final = struct.Struct("@hhqqi4x")
 
 
@@ -21,12 +22,16 @@ def boot_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """What /proc/PID/stat tells of a process: state letter, parent, session, and start in clock ticks since boot."""
+    """What /proc/PID/stat tells of a process: state letter, parent, session, and start in clock ticks since boot.
+
+    One that is `exiting` still lives, but its memory and with it its environment may be gone.
+    """
 
     state: str
     parent: int
     session: int
     start_time: int
+    exiting: bool
 
 
 def read_stat(pid: int) -> Stat | None:
@@ -37,7 +42,8 @@ def read_stat(pid: int) -> Stat | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     fields = text[text.rindex(b")") + 2 :].split()  # the name before it may hold anything, also spaces and brackets
-    return Stat(fields[0].decode(), int(fields[1]), int(fields[3]), int(fields[19]))
+    exiting = bool(int(fields[6]) & _PF_EXITING)
+    return Stat(fields[0].decode(), int(fields[1]), int(fields[3]), int(fields[19]), exiting)
 
 
 def lock_holder(path: Path) -> int | None:

@@ -36,7 +36,7 @@ class Leaf(Protocol):
         """SIGKILL for every member, also those being forked meanwhile (sweep: call again until it is empty)."""
 
     def empty(self) -> bool:
-        """Whether no live process is left."""
+        """Whether it is certain that no live process is left."""
 
     def oom_killed(self) -> bool:
         """Whether the kernel killed in here at the memory limit."""
@@ -162,7 +162,7 @@ class SweepLeaf(_Limited):
 
     def members(self) -> list[int]:
         """See `Leaf`."""
-        return sweep.members(self._channel, self._pid, self._known)
+        return self._look() or []
 
     def kill(self) -> None:
         """See `Leaf`."""
@@ -170,7 +170,10 @@ class SweepLeaf(_Limited):
 
     def empty(self) -> bool:
         """See `Leaf`."""
-        return not self.members()
+        return sweep.whole(self._look) == []
+
+    def _look(self) -> list[int] | None:
+        return sweep.members(self._channel, self._pid, self._known)
 
     def close(self) -> None:
         """See `Leaf`."""

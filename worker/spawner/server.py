@@ -113,7 +113,7 @@ class Spawner:
             self._loop.call_soon(self._kill_tree, tree)
         await self._until(lambda: all(tree.receipt is not None for tree in self._trees.values()), END_SECONDS)
         await self._until(lambda: not self._zygotes.pids(), END_SECONDS)
-        await self._until(lambda: not self._end_strays(), END_SECONDS)
+        await self._until(lambda: self._end_strays() == [], END_SECONDS)
         await self._until(lambda: not sweep.children(os.getpid()), END_SECONDS)  # spares end with their zygote
         if self._own_end:
             ended = ((tree.id, tree.receipt) for tree in self._trees.values() if tree.receipt is not None)
@@ -366,9 +366,12 @@ class Spawner:
         held = {pid for tree in self._trees.values() if tree.receipt is None for pid in tree.leaf.members()}
         return [pid for pid in sweep.below(set(orphans) - held) if pid not in held]
 
-    def _end_strays(self) -> list[int]:
-        """Kill the strays; who they were. None may be left when a channel is said to be gone: they may be of it."""
-        strays = self._strays()
+    def _end_strays(self) -> list[int] | None:
+        """Kill the strays; who they were, None when one may have been missed.
+
+        None may be left when a channel is said to be gone: they may be of it.
+        """
+        strays = sweep.whole(self._strays)
         # Without cgroups a fork under way may be a worker whose number we have not been told yet.
         if strays and not (self._containment.level == "sweep" and self._zygotes.forking()):
             sweep.kill_members(self._strays)

@@ -16,6 +16,7 @@ from worker.spawn import CHANNEL_VARIABLE
 from worker.spawner.identity import read_stat, signal_pidfd
 
 _ROUNDS: Final = 64
+_LOOKS: Final = 3
 
 
 def children(pid: int) -> list[int]:
@@ -45,26 +46,26 @@ def channel_of(pid: int) -> str | None:
     return next((v[len(prefix) :].decode(errors="replace").strip() for v in variables if v.startswith(prefix)), None)
 
 
-def orphans(known: Collection[int]) -> list[int]:
-    """Our live children beyond the `known` that come from workers: in our own session is only what zygotes have made.
+def whole(look: Callable[[], list[int] | None]) -> list[int] | None:
+    """What a `look` at our descendants finds; None when that is nothing but one may have been missed.
 
-    The children of one that is found dead are ours by then, but may not have been when the list was read: it is read
-    again until it shows no more dead ones. So when it is empty there is none, nor is one about to come to us.
+    One that ends while it is looked at hands its children to us behind our back: neither it nor they are seen. Then our
+    children are others than before, since none is reaped meanwhile. Who keeps doing so is looked for again when its
+    dead have been reaped: among thousands of them no look is fast enough.
     """
-    session = os.getsid(0)
-    dead: set[int] = set()
-    while True:
-        found, died = [], len(dead)
-        for pid in children(os.getpid()):
-            if pid in known or pid in dead:
-                continue
-            stat = read_stat(pid)
-            if stat is None or stat.state in "ZX":
-                dead.add(pid)
-            elif stat.session != session:
-                found.append(pid)
-        if found or len(dead) == died:
+    for _ in range(_LOOKS):
+        before = children(os.getpid())
+        found = look()
+        if found or (found is not None and children(os.getpid()) == before):
             return found
+    return None
+
+
+def orphans(known: Collection[int]) -> list[int]:
+    """Our live children beyond the `known` that come from workers: in our session is only what zygotes have made."""
+    session = os.getsid(0)
+    stats = {pid: read_stat(pid) for pid in children(os.getpid()) if pid not in known}
+    return [pid for pid, stat in stats.items() if stat and stat.state not in "ZX" and stat.session != session]
 
 
 def below(roots: Iterable[int]) -> dict[int, int]:
@@ -80,27 +81,30 @@ def below(roots: Iterable[int]) -> dict[int, int]:
     return found
 
 
-def members(channel: str, worker: int, known: dict[int, int]) -> list[int]:
+def members(channel: str, worker: int, known: dict[int, int]) -> list[int] | None:
     """The live processes of a channel's tree: the worker, its orphans, and all that descends from either.
 
     `worker` is 0 while its number is not known yet; then it is told by its mark.
     `known` (start times by number) remembers them from one call to the next: an orphan that is just ending, or that
-    wrote over its environment, bears no mark any more and is still of this tree.
+    wrote over its environment, bears no mark any more and is still of this tree. None instead of nothing when an orphan
+    is ending that was not known: it may be of this tree, and so may what it leaves.
     """
-    roots = []
+    roots, doubtful = [], False
     for child in children(os.getpid()):
         stat = read_stat(child)
-        if stat is not None and (
-            child == worker
-            or stat.session == worker != 0
-            or known.get(child) == stat.start_time
-            or channel_of(child) == channel
-        ):
+        if stat is None or stat.state in "ZX":
+            continue
+        ours = child == worker or stat.session == worker != 0 or known.get(child) == stat.start_time
+        mark = channel if ours else channel_of(child)
+        if mark == channel:
             roots.append(child)
+        elif mark is None:
+            stat = read_stat(child)
+            doubtful = doubtful or stat is None or stat.exiting
     found = below(roots)
     known.clear()
     known.update(found)
-    return list(found)
+    return None if doubtful and not found else list(found)
 
 
 def _signal_new(list_members: Callable[[], list[int]], number: int, pidfds: dict[int, int]) -> bool:

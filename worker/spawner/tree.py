@@ -24,7 +24,7 @@ class Tree:
 
     It is gone when the worker's exit status has been taken, the leaf is empty and no stray is left; `finished` is then
     called once. `end_strays` kills what is in no channel's container and says what that was: a worker of our own user
-    may leave its cgroup, what it leaves there is found here.
+    may leave its cgroup, what it leaves there is found here. None is its answer when one may have been missed.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Tree:
         channel: str,
         leaf: Leaf,
         tell: Callable[[dict[str, Any]], None],
-        end_strays: Callable[[], list[int]],
+        end_strays: Callable[[], list[int] | None],
         finished: Callable[["Tree"], None],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
@@ -154,9 +154,10 @@ class Tree:
             self._repeat(RECHECK_SECONDS, self.check)  # no cgroup tells of the last member's end
         if not self.leaf.empty():
             return
-        if strays := self._end_strays():
-            self._seen.update(strays)
-            self._killed.update(strays)
+        strays = self._end_strays()
+        if strays != []:
+            self._seen.update(strays or ())
+            self._killed.update(strays or ())
             if self._kill_began is None:
                 self.kill()
             return
@@ -211,7 +212,7 @@ class Tree:
         if self.receipt is not None:
             return
         worker = [self.pid] if self.pidfd >= 0 else []
-        left = {*worker, *self.members(), *(self._end_strays() if self.status is not None else ())}
+        left = {*worker, *self.members(), *((self.status is not None and self._end_strays()) or ())}
         if left:  # else its last one is just about to be reaped, or nobody knows yet whether there is a worker
             self._complained = True
             self._tell({"ev": "unkillable", "id": self.id, "pids": sorted(left)})
