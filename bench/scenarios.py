@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Awaitable, Callable
 
-from bench import dialects, streams
+from bench import dialects, streams, survival
 from bench.figures import Figure, percentile
 from bench.server import BenchServer, channels
 
@@ -189,4 +189,5 @@ SCENARIOS: dict[str, Callable[[bool], Awaitable[list[Figure]]]] = {
     "shutdown": shutdown,
     **streams.SCENARIOS,
     **dialects.SCENARIOS,
+    **survival.SCENARIOS,
 }

@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import TracebackType
@@ -34,17 +35,26 @@ class BenchServer:
         self.spawner_pid = 0
 
     async def __aenter__(self) -> Self:
+        if self._graphs is not None:
+            (self.folder / "property.json").write_text(json.dumps({"ten": {"predefined_graphs": self._graphs}}))
+        await self._launch("127.0.0.1:0")
+        async with asyncio.timeout(PATIENCE):
+            await self._ready.wait()
+        self.session = aiohttp.ClientSession(
+            self.address, connector=aiohttp.TCPConnector(limit=256), timeout=aiohttp.ClientTimeout(total=PATIENCE)
+        )
+        return self
+
+    async def _launch(self, listen: str) -> None:
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.folder),
             "PYTHONPATH": str(ADDONS),
             "AGENTD_STATE_DIR": str(self.folder / "state"),
-            "AGENTD_LISTEN": "127.0.0.1:0",
+            "AGENTD_LISTEN": listen,
             "AGENTD_LOG_FORMAT": "json",
             **self._settings,
         }
-        if self._graphs is not None:
-            (self.folder / "property.json").write_text(json.dumps({"ten": {"predefined_graphs": self._graphs}}))
         self.process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -56,12 +66,6 @@ class BenchServer:
         )
         self._ready = asyncio.Event()
         self._reader = asyncio.create_task(self._read(self.process))
-        async with asyncio.timeout(PATIENCE):
-            await self._ready.wait()
-        self.session = aiohttp.ClientSession(
-            self.address, connector=aiohttp.TCPConnector(limit=256), timeout=aiohttp.ClientTimeout(total=PATIENCE)
-        )
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
@@ -79,6 +83,16 @@ class BenchServer:
         async with asyncio.timeout(PATIENCE):
             await self.process.wait()
             await self._reader
+
+    async def replace(self) -> float:
+        """SIGKILL, and another server on the same state folder and address; the time at which that was begun."""
+        assert self.process is not None
+        self.process.kill()
+        await self.process.wait()
+        await self._reader
+        began = time.perf_counter()
+        await self._launch(self.address.removeprefix("http://"))
+        return began
 
     async def post(self, path: str, **body: Any) -> dict[str, Any]:
         """POST; the envelope."""
