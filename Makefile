@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check -q
 STAMP  := $(VENV)/.ready
 
-.PHONY: run test test-sandbox test-vm lint types check bench lock clean help
+.PHONY: run test test-sandbox test-vm lint types check bench chaos lock clean help
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -44,6 +44,11 @@ check: test lint types ## what CI runs
 
 bench: $(STAMP)  ## the figures of docs/performance.md, as a table
 	$(BIN)/python -m bench
+
+SEED   ?= 1
+TRIALS ?= 1000
+chaos: $(STAMP)  ## faults in every process, an hour; one trial again: SEED=its number TRIALS=1
+	$(BIN)/python -m tests.chaos --seed $(SEED) --trials $(TRIALS)
 
 lock: $(STAMP)   ## choose dependency versions anew
 	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -o requirements.lock
