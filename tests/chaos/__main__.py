@@ -49,12 +49,12 @@ def main() -> int:
 async def _run(arguments: argparse.Namespace) -> int:
     began = time.monotonic()
     seeds = list(range(arguments.seed, arguments.seed + arguments.trials))
-    done, failed, kinds = 0, [], Counter[str]()
+    done, seed, failed, kinds = 0, 0, [], Counter[str]()
     while seeds and time.monotonic() - began < arguments.seconds:
         batch = [seeds.pop(0)]
         while seeds and len(batch) < IN_A_HOUSE and batch[-1] % IN_A_HOUSE:
             batch.append(seeds.pop(0))
-        containment = arguments.containment or CONTAINMENTS[(batch[0] - 1) // IN_A_HOUSE % len(CONTAINMENTS)]
+        containment = arguments.containment or CONTAINMENTS[(batch[-1] - 1) // IN_A_HOUSE % len(CONTAINMENTS)]
         with tempfile.TemporaryDirectory(prefix="agentd-chaos-") as name:
             folder = Path(name)
             (folder / "tmp").mkdir()
@@ -62,25 +62,26 @@ async def _run(arguments: argparse.Namespace) -> int:
             try:
                 async with strangers() as decoys:
                     async with house_in(folder, containment) as house:
-                        for seed in batch:
-                            if time.monotonic() - began >= arguments.seconds:
-                                break
+                        while batch and time.monotonic() - began < arguments.seconds:
+                            seed = batch.pop(0)
                             kinds.update(fault.kind for fault in plan_of(seed).faults)
                             done += 1
                             if not await _one(seed, house, decoys, containment):
                                 failed.append(seed)
+                                break  # the next one shall not suffer from it
                         notes = house.notes
                     _say(f"    {house.restarts} servers, {decoys.taken} numbers taken over, {decoys.missed} missed")
                     for note in notes:
                         _say(f"    not done here: {note}")
             except Exception:
-                traceback.print_exc()
-                failed.append(batch[-1])
+                _say(f"VIOLATION at the end of the house of {seed}:\n{traceback.format_exc()}")
+                failed.append(seed)
             finally:
                 os.environ.pop("TMPDIR")
             if left := await _left(folder):
-                failed.append(batch[-1])
-                _say(f"VIOLATION after the house of {batch[0]}..{batch[-1]}: left behind: {left}")
+                failed.append(seed)
+                _say(f"VIOLATION after the end of the house of {seed}: left behind: {left}")
+            seeds = batch + seeds
     _say(f"{done} trials, {len(failed)} failed {failed or ''}, {time.monotonic() - began:.0f} s")
     _say("    " + ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items())))
     return 1 if failed else 0

@@ -25,6 +25,7 @@ class Scene:
     house: House
     channels: dict[str, dict[str, object]]  # of those that last for the trial: name to what the API shows
     may_end: set[str] = field(default_factory=set)
+    may_orphan: bool = False  # the spawner was lost where there are no cgroups: daemons outlive it (docs/processes.md)
     may_err: bool = False  # the server itself lacked something: it may have answered that
     done: list[str] = field(default_factory=list)
 
@@ -32,6 +33,11 @@ class Scene:
         """The channel a fault is about."""
         names = sorted(self.channels)
         return names[fault.target % len(names)]
+
+    def lose_spawner(self) -> None:
+        """All channels may end, and with sweep containment the daemons of their workers may not."""
+        self.lose(ALL)
+        self.may_orphan = self.house.containment == "sweep"
 
     def lose(self, *names: str) -> None:
         """These channels may end."""
@@ -76,7 +82,7 @@ async def kill_server_and_worker(scene: Scene, fault: Fault) -> None:
 
 
 async def kill_server_and_spawner(scene: Scene, _: Fault) -> None:
-    scene.lose(ALL)
+    scene.lose_spawner()
     spawner = scene.house.pid_of("spawner")
     scene.house.kill_server()
     scene.house.signal(spawner, signal.SIGKILL)
@@ -84,7 +90,7 @@ async def kill_server_and_spawner(scene: Scene, _: Fault) -> None:
 
 async def kill(scene: Scene, fault: Fault) -> None:
     if fault.kind == "kill_spawner":
-        scene.lose(ALL)
+        scene.lose_spawner()
     elif fault.kind == "kill_worker":
         scene.lose(scene.target(fault))
     scene.house.signal(scene.process(fault), signal.SIGKILL)
@@ -123,7 +129,7 @@ async def starve(scene: Scene, fault: Fault) -> None:
     if role == "worker":
         scene.lose(scene.target(fault))
     elif role != "zygote":
-        scene.lose(ALL)
+        scene.lose_spawner() if role == "spawner" else scene.lose(ALL)
         scene.may_err = True
     pid = scene.process(fault)
     try:

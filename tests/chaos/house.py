@@ -48,7 +48,7 @@ class House:
         self._killed = False
         self._changing = asyncio.Lock()  # one at a time puts a server in the place of another
         self._remembered: dict[str, int] = {}
-        self._containment = containment
+        self.containment = containment
         self._clock = folder / "clock"
         self._shim: Path | None = None
         with socket.socket() as probe:
@@ -203,7 +203,7 @@ class House:
         return {
             "graphs": self.graphs(),
             "AGENTD_LISTEN": f"127.0.0.1:{self._port}",
-            "AGENTD_CONTAINMENT": self._containment,
+            "AGENTD_CONTAINMENT": self.containment,
             "AGENTD_LOG_PATH": str(self.logs),
             **SETTINGS,
             **clock,

@@ -1,6 +1,7 @@
 """What must hold after every trial, each a function that tells what does not."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from tests.harness import leaks
 from tests.harness.server import Agentd
 from worker.spawner import sweep
 from worker.spawner.cgroup import find_hierarchies, subfolders
-from worker.spawner.identity import read_stat
+from worker.spawner.identity import open_if, read_stat, signal_pidfd
 
 SETTLE_SECONDS = 15.0
 PIDFDS = {"server": 1, "spawner": 2}  # a spawner that was found; the zygote and its spare
@@ -143,6 +144,15 @@ def _strays(house: House) -> list[str]:
     kept = {server, spawner, *(pid for pid in sweep.children(spawner or 0) if not sweep.channel_of(pid))}
     strays = [text for pid, text in leaks.processes_of(house.folder).items() if pid not in kept]
     return strays + [f"process {pid} of {name}" for name, pid, began in witnessed(house) if is_alive(pid, began)]
+
+
+def end_orphans(house: House) -> None:
+    """End what is known to outlive a spawner without cgroups, by its own word who it is."""
+    for _, pid, began in witnessed(house):
+        pidfd = open_if(pid, began)
+        if pidfd is not None:
+            signal_pidfd(pidfd, signal.SIGKILL)
+            os.close(pidfd)
 
 
 def _zombies(house: House) -> list[str]:

@@ -90,6 +90,8 @@ async def _judge(
         accepted = dict.fromkeys(accepted, 0)  # what was begun on a full disk is on record nowhere if all is lost then
     found += await invariants.ledger(accepted, server)
     found += invariants.answers(scene, churners)
+    if scene.may_orphan:
+        invariants.end_orphans(house)
     found += await invariants.leftovers(house)
     found += invariants.doubles(house)
     if not any(fault.kind == "fill_logs" for fault in plan.faults):
