@@ -295,6 +295,7 @@ class Channel:
             await self._files.remove()
         except OSError as error:
             self._log.warning("channel.folder_left", folder=str(self.folder), error=str(error))
+            self._around.leave(self._files.remove_all)
         await asyncio.sleep(0)  # a turn that was lost with the worker is told of before the end of the channel
         self._released(self)
         ending = self.ending
