@@ -13,6 +13,7 @@ from bench.streams import STREAM, request
 RATE: Final = 20  # events a second of each channel
 BEFORE: Final = 3  # seconds of streaming before the kill
 AFTER: Final = 12
+AT_ONCE: Final = 8  # turns that begin
 POLL_SECONDS: Final = 0.1
 ASK_SECONDS: Final = 0.005
 LOOK: Final = b"GET /list HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -104,8 +105,11 @@ async def survive(quick: bool) -> list[Figure]:
         before = await _workers(server)
         followers = [Follower(server, f"s{number}", count) for number in range(channels)]
         async with asyncio.TaskGroup() as group:
-            for follower in followers:
+            for number, follower in enumerate(followers):
                 group.create_task(follower.run())
+                async with asyncio.timeout(PATIENCE):
+                    while not all(one.places for one in followers[: max(number + 1 - AT_ONCE, 0)]):
+                        await asyncio.sleep(ASK_SECONDS)
             async with asyncio.timeout(PATIENCE):
                 while not all(follower.places for follower in followers):
                     await asyncio.sleep(POLL_SECONDS)

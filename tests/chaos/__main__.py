@@ -55,7 +55,7 @@ async def _run(arguments: argparse.Namespace) -> int:
         while seeds and len(batch) < IN_A_HOUSE and batch[-1] % IN_A_HOUSE:
             batch.append(seeds.pop(0))
         containment = arguments.containment or CONTAINMENTS[(batch[-1] - 1) // IN_A_HOUSE % len(CONTAINMENTS)]
-        with tempfile.TemporaryDirectory(prefix="agentd-chaos-") as name:
+        with tempfile.TemporaryDirectory(prefix="agentd-chaos-", ignore_cleanup_errors=True) as name:
             folder = Path(name)
             (folder / "tmp").mkdir()
             os.environ |= {"TMPDIR": str(folder / "tmp"), leaks.MARK: instance_of(folder)}

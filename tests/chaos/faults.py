@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import resource
+import secrets
 import shutil
 import signal
 from collections.abc import Awaitable, Callable, Iterator
@@ -158,7 +159,7 @@ async def no_forks(scene: Scene, fault: Fault) -> None:
     if tree is None:
         scene.house.notes.add("no pids controller of cgroups v1: no fork is refused")
         return
-    folder = tree.own / f"chaos-{os.getpid()}"
+    folder = tree.own / f"chaos-{secrets.token_hex(6)}"
     moved = [pid for role in ("spawner", "zygote") if (pid := scene.house.pid_of(role)) and scene.house.is_ours(pid)]
     try:
         folder.mkdir()
@@ -227,15 +228,16 @@ async def plant_records(scene: Scene, fault: Fault) -> None:
     scene.house.kill_server()
     await scene.house.bury()
     records = scene.house.state_dir / "records"
-    (records / "f00d-1.json").write_bytes(os.urandom(200))
-    (records / "f00d-2.json").write_text("{}")
-    (records / "f00d-3.json").mkdir(exist_ok=True)
-    (records / "f00d-4.json").symlink_to("/etc/passwd")
-    os.mkfifo(records / "f00d-5.json")
+    name = f"{int(fault.at * 1000):x}"  # hexadecimal digits and a number: it might be a channel's
+    (records / f"{name}-1.json").write_bytes(os.urandom(200))
+    (records / f"{name}-2.json").write_text("{}")
+    (records / f"{name}-3.json").mkdir()
+    (records / f"{name}-4.json").symlink_to("/etc/passwd")
+    os.mkfifo(records / f"{name}-5.json")
     with contextlib.suppress(FileNotFoundError):
         text = scene.record(scene.target(fault)).read_text()
-        (records / "f00d-6.json").write_text(text)
-        (records / "f00d-7.json.new").write_text(text)
+        (records / f"{name}-6.json").write_text(text)
+        (records / f"{name}-7.json.new").write_text(text)
 
 
 async def remove_folder(scene: Scene, fault: Fault) -> None:

@@ -219,9 +219,9 @@ async def house_in(folder: Path, containment: str = "auto") -> AsyncIterator[Hou
         yield house
     finally:
         try:
-            if house.server is not None:
+            if house.restarts:
                 house.signal(house.pid_of("server"), signal.SIGCONT)
-                await house.server.stop()
+                await (await house.serve()).stop()  # whoever was killed has left a spawner, which only a server ends
         finally:
             house.close()
 
