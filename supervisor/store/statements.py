@@ -29,7 +29,7 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects import postgresql, sqlite
 
 from supervisor.store.tables import VERSION_TABLE, attachments, conversations, ledger, responses, turns
 
@@ -100,11 +100,7 @@ def prepare(statement: UpdateBase, dialect: Dialect, row: Row) -> Prepared:
 
 def statements_for(dialect: str) -> dict[Stage, UpdateBase]:
     """The statement of each stage in the language of ``sqlite`` or ``postgresql``."""
-    insert: Any = sqlite.insert
-    if dialect == "postgresql":  # not for SQLite: a server starts sooner without it
-        from sqlalchemy.dialects import postgresql  # noqa: PLC0415
-
-        insert = postgresql.insert
+    insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect]
     conversation = insert(conversations).inline()
     return {
         Stage.CLOSE_TURNS: _close(turns, remembered_bytes=null()),  # half a turn, whose answer is lost
