@@ -18,7 +18,7 @@ from tests.harness import Agentd, leaks
 from tests.harness.graphs import ECHO
 from tests.harness.server import Event
 from worker.spawn import INSTANCE_VARIABLE, instance_of
-from worker.spawner.identity import read_stat, signal_pidfd
+from worker.spawner.identity import open_pidfd, read_stat, signal_pidfd
 
 HERE = Path(__file__).parent
 ADDONS = HERE / "addons"
@@ -184,9 +184,8 @@ class House:
         """A signal to a process of this house, and to no other; whether it was there."""
         if not pid:
             return False
-        try:
-            pidfd = os.pidfd_open(pid)
-        except ProcessLookupError:
+        pidfd = open_pidfd(pid)
+        if pidfd is None:
             return False
         try:
             return self.is_ours(pid) and signal_pidfd(pidfd, number)
@@ -204,7 +203,7 @@ class House:
             "graphs": self.graphs(),
             "AGENTD_LISTEN": f"127.0.0.1:{self._port}",
             "AGENTD_CONTAINMENT": self.containment,
-            "AGENTD_LOG_PATH": str(self.logs),
+            "LOG_PATH": str(self.logs),
             **SETTINGS,
             **clock,
         }

@@ -199,7 +199,10 @@ def of_channels(pid: int, pidfds: int, most: int) -> list[str]:
 def logs(house: House, names: list[str]) -> Iterator[str]:
     """A command's numbered lines are in its log without a gap."""
     for name in names:
-        for path in sorted(Path(house.logs).glob(f"app-{name}*")):
+        paths = sorted(Path(house.logs).glob(f"app-{name}*"))
+        if not paths:
+            yield f"{name}: it has no log"
+        for path in paths:
             lines = [line for line in path.read_text(errors="replace").splitlines(keepends=True) if line.endswith("\n")]
             numbers = [int(line.split()[1]) for line in lines if line.startswith("line ")]
             if numbers != list(range(len(numbers))):
