@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.ready
 PREFIX ?= /opt/agentd
 COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
-.PHONY: run test test-sandbox test-vm lint types check bench install-systemd uninstall-systemd lock clean help
+.PHONY: run test test-sandbox test-vm lint types check bench chaos install-systemd uninstall-systemd lock clean help
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -53,6 +53,11 @@ check: test lint types ## what CI runs
 
 bench: $(STAMP)  ## the figures of docs/performance.md, as a table
 	$(BIN)/python -m bench
+
+SEED   ?= 1
+TRIALS ?= 1000
+chaos: $(STAMP)  ## faults in every process, an hour; one trial again: SEED=its number TRIALS=1
+	$(BIN)/python -m tests.chaos --seed $(SEED) --trials $(TRIALS)
 
 install-systemd: $(STAMP) ## units, user and software below PREFIX (/opt/agentd); DESTDIR for packagers; docs/systemd.md
 	PYTHON='$(PYTHON)' PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' systemd/setup install

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Awaitable, Callable
 
-from bench import dialects, restart, streams
+from bench import dialects, restart, streams, survival
 from bench.figures import Figure, percentile
 from bench.server import BenchServer, channels
 
@@ -190,4 +190,5 @@ SCENARIOS: dict[str, Callable[[bool], Awaitable[list[Figure]]]] = {
     **streams.SCENARIOS,
     **dialects.SCENARIOS,
     **restart.SCENARIOS,
+    **survival.SCENARIOS,
 }

@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import TracebackType
@@ -41,6 +42,8 @@ class BenchServer:
         self.spawner_pid = 0
 
     async def __aenter__(self) -> Self:
+        if self._graphs is not None:
+            (self.folder / "property.json").write_text(json.dumps({"ten": {"predefined_graphs": self._graphs}}))
         await self._begin()
         self.session = aiohttp.ClientSession(
             self.address, connector=aiohttp.TCPConnector(limit=256), timeout=aiohttp.ClientTimeout(total=PATIENCE)
@@ -53,17 +56,20 @@ class BenchServer:
         await self._begin()
 
     async def _begin(self) -> None:
+        await self._launch("127.0.0.1:0")
+        async with asyncio.timeout(PATIENCE):
+            await self._ready.wait()
+
+    async def _launch(self, listen: str) -> None:
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.folder),
             "PYTHONPATH": str(ADDONS),
             "AGENTD_STATE_DIR": str(self.folder / "state"),
-            "AGENTD_LISTEN": "127.0.0.1:0",
+            "AGENTD_LISTEN": listen,
             "AGENTD_LOG_FORMAT": "json",
             **self._settings,
         }
-        if self._graphs is not None:
-            (self.folder / "property.json").write_text(json.dumps({"ten": {"predefined_graphs": self._graphs}}))
         command = [sys.executable, "-m", "supervisor", "serve"]
         inherited = () if self._listener is None else (self._listener.fileno(),)
         self.process = await asyncio.create_subprocess_exec(
@@ -75,8 +81,6 @@ class BenchServer:
         )
         self._ready = asyncio.Event()
         self._reader = asyncio.create_task(self._read(self.process))
-        async with asyncio.timeout(PATIENCE):
-            await self._ready.wait()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
@@ -94,6 +98,16 @@ class BenchServer:
         async with asyncio.timeout(PATIENCE):
             await self.process.wait()
             await self._reader
+
+    async def replace(self) -> float:
+        """SIGKILL, and another server on the same state folder and address; the time at which that was begun."""
+        assert self.process is not None
+        self.process.kill()
+        await self.process.wait()
+        await self._reader
+        began = time.perf_counter()
+        await self._launch(self.address.removeprefix("http://"))
+        return began
 
     async def post(self, path: str, **body: Any) -> dict[str, Any]:
         """POST; the envelope."""

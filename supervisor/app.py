@@ -33,6 +33,7 @@ from supervisor.ports import PortAllocator
 from supervisor.processes.adopt import Survivor, survivors
 from supervisor.processes.bundle import clear_bundles, prepare_state
 from supervisor.processes.launch import SpawnerOptions
+from supervisor.processes.leftovers import Leftovers
 from supervisor.processes.logs import LogWriter, prune
 from supervisor.processes.marks import OURS, Marks
 from supervisor.processes.monitor import Monitor, Sample
@@ -106,6 +107,8 @@ class Server:
         proofs = Proofs(self.store)
         self._parts.push_async_callback(proofs.close)
         self._own(proofs.run(), "receipts")
+        leftovers = Leftovers()
+        self._own(leftovers.run(), "leftovers")
         around = Surroundings(
             settings=settings,
             spawner=self.spawner,
@@ -114,6 +117,7 @@ class Server:
             marks=marks,
             epoch=time.monotonic_ns() // 1_000_000,  # the host's, which no later supervisor of its workers goes behind
             recorded=proofs.when_recorded,
+            leave=leftovers.add,
             announce=self._chronicle.tell,
         )
         self._preparation = Preparation(settings, self.catalog, ports, self._environ)

@@ -104,6 +104,7 @@ def _settle() -> None:
     """Nothing holds up the loop for long: neither a look through all that was made at the start, nor a busy thread."""
     gc.collect()
     gc.freeze()
+    gc.enable()
     sys.setswitchinterval(SWITCH_SECONDS)
 
 

@@ -38,7 +38,6 @@ from worker.spawn import Receipt
 log = structlog.get_logger("supervisor.channel")
 
 PROOF_SECONDS: Final = 8.0  # the spawner complains of what outlives SIGKILL before that
-CATCH_UP_SECONDS: Final = 5.0
 # A worker of ours is asked by a frame first; SIGTERM follows when this part of the grace has gone by without its end.
 FRAME_SHARE: Final = 0.5
 
@@ -141,12 +140,6 @@ class Channel:
             await foreign_commands.deliver(self.port, payload)
             return {}
         return await self._commands.ask(payload)
-
-    async def caught_up(self) -> None:
-        """Wait until a worker that was adopted has told again what it can; CATCH_UP_SECONDS at most."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CATCH_UP_SECONDS):
-                await self._hearing.caught_up.wait()
 
     @property
     def nodes(self) -> list[dict[str, Any]]:
@@ -307,6 +300,7 @@ class Channel:
             await self._files.remove()
         except OSError as error:
             self._log.warning("channel.folder_left", folder=str(self.folder), error=str(error))
+            self._around.leave(self._files.remove_all)
         await asyncio.sleep(0)  # a turn that was lost with the worker is told of before the end of the channel
         self._released(self)
         ending = self.ending

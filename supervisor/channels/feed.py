@@ -29,7 +29,18 @@ class Feed:
     are the same whatever supervisor reads the worker, so that a reader can go on after a supervisor was replaced.
     """
 
-    __slots__ = ("_bell", "_bytes", "_dropped", "_events", "_most_events", "_name", "_prefix", "closed", "last")
+    __slots__ = (
+        "_bell",
+        "_bytes",
+        "_dropped",
+        "_events",
+        "_most_events",
+        "_name",
+        "_prefix",
+        "behind",
+        "closed",
+        "last",
+    )
 
     def __init__(self, name: str, most_events: int = 1024) -> None:
         self._name = name
@@ -41,6 +52,7 @@ class Feed:
         self._bell = Bell()
         self.last = 0
         self.closed = False
+        self.behind = False  # the worker has yet to tell again what an earlier supervisor heard of it
 
     def publish(self, kind: str, data: dict[str, Any], number: int | None = None) -> bytes:
         """Add an event; the encoded one. `number` is that of the worker's frame, None: it is not from a frame.
@@ -70,10 +82,15 @@ class Feed:
         """The frames up to this number were told by an earlier supervisor and are not here."""
         self.last = self._dropped = number * PARTS
 
+    def catch_up(self) -> None:
+        """All that can be told again is here."""
+        self.behind = False
+        self._bell.ring()
+
     def close(self) -> None:
         """Nothing follows."""
         self.closed = True
-        self._bell.ring()
+        self.catch_up()
 
     def read(self, after: int) -> tuple[Gap | None, list[bytes]]:
         """What is here after a place, and what is not any more."""
@@ -94,7 +111,7 @@ class Feed:
             return None
         place = int(number) * PARTS + int(part or 0)
         # What an earlier supervisor told behind the last frame has a place there too, though it is not here.
-        return place if place <= self.last or int(number) == self.last // PARTS else None
+        return place if self.behind or place <= self.last or int(number) == self.last // PARTS else None
 
     def at(self, number: int) -> int:
         """The place of the frame of this number."""
@@ -108,6 +125,11 @@ class Feed:
     async def wait(self, after: int) -> None:
         """Return when there is something after this place, or nothing follows."""
         if not self.closed and self.last <= after:
+            await self._bell.wait()
+
+    async def caught_up(self) -> None:
+        """Return when it is not `behind` any more."""
+        while self.behind:
             await self._bell.wait()
 
 

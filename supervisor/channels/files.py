@@ -76,16 +76,17 @@ class ChannelFiles:
     async def remove(self) -> None:
         """Remove all but the log and the records. Raises OSError."""
         if not self._remove_own():
-            await _in_daemon(self._remove_all)  # the worker left files of its own, perhaps many
+            await _in_daemon(self.remove_all)  # the worker left files of its own, perhaps many
 
     def _remove_own(self) -> bool:
         try:
             self.property_file.unlink(missing_ok=True)
-        except OSError:  # `_remove_all` can tell what is in the way
+        except OSError:  # `remove_all` can tell what is in the way
             return False
         return self._bundle.remove_own()
 
-    def _remove_all(self) -> None:
+    def remove_all(self) -> None:
+        """The same, whatever it takes. Raises OSError. Blocks."""
         try:
             remove(self.property_file)
         finally:

@@ -1,6 +1,5 @@
 """What a worker says, and who hears it: frames in, facts about the channel and events for its readers out."""
 
-import asyncio
 import reprlib
 import time
 from collections.abc import Callable
@@ -85,8 +84,6 @@ class Hearing:
         self._is_adopted = False  # what an earlier supervisor may have heard is told again, up to _known
         self._known = 0
         self._catching_up = False
-        self.caught_up = asyncio.Event()
-        self.caught_up.set()
 
     def adopt(self, nodes: list[dict[str, Any]], *, ended: bool) -> None:
         """The worker was ready for an earlier supervisor; this is what it said of its graph.
@@ -97,8 +94,7 @@ class Hearing:
         self.nodes = {node["name"]: node for node in nodes if isinstance(node.get("name"), str)}
         if ended:
             self._known = MAX_NUMBER
-        else:
-            self.caught_up.clear()
+        self.feed.behind = not ended
 
     def health(self, beat_seconds: float) -> str:
         """One of "ok", "slow" and "stuck" (`health.verdict`)."""
@@ -131,7 +127,7 @@ class Hearing:
         self._hear(frame)
         if number >= self._known:
             self._catching_up = False
-            self.caught_up.set()
+            self.feed.catch_up()
 
     def _hear(self, frame: Frame) -> None:
         handler = self._frames.get(frame["t"])
@@ -211,7 +207,7 @@ class Hearing:
         self._known = frame["upto"]
         self._catching_up = self._known > frame["last"]
         if not self._catching_up:
-            self.caught_up.set()
+            self.feed.catch_up()
 
     def _on_beat(self, frame: Frame) -> None:
         if self._is_adopted and frame["n"] > self._known and self._listener is not None:

@@ -24,7 +24,8 @@ class Surroundings:
 
     The settings, the spawner's client, the thread that writes the logs, the order in which workers are read, the marks
     of pings, this supervisor's epoch on the pipes (later than any before it), and who hears of the channels' lives.
-    `recorded` calls back once all that was announced so far is in the ledger.
+    `recorded` calls back once all that was announced so far is in the ledger; `leave` gets what removes what could not
+    be removed.
     """
 
     settings: Settings
@@ -34,4 +35,5 @@ class Surroundings:
     marks: Marks
     epoch: int
     recorded: Callable[[Callable[[], None]], None]
+    leave: Callable[[Callable[[], None]], None]
     announce: Announce = unheard

@@ -4,6 +4,8 @@ A reader names the last event it has got and goes on behind it. It takes what th
 pace: what the ring dropped before it came to it is told by a ``gap`` event, and nobody waits for it.
 """
 
+import asyncio
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -33,6 +35,7 @@ NOW: Final = "now"
 SHOWN: Final = 200  # of an id that is none of ours
 PORTION: Final = 64 * 1024
 WAIT_SECONDS: Final = 15.0  # after which a reader looks for itself whether it is to end
+CATCH_UP_SECONDS: Final = 10.0  # for a worker to tell again what it told an earlier supervisor
 TURN_SECONDS: Final = 0.5  # the same for one turn, whose end need not be in the feed: it may never have begun
 
 ChannelEvent = Literal[
@@ -169,7 +172,9 @@ class EventsApi:
         """``GET /channels/{name}/events``: what its worker says, until the channel has ended."""
         channel = channel_of(request, self._table)
         query = read_query(ChannelEventsQuery, request)
-        await channel.caught_up()  # the place a reader names may be one that an earlier supervisor told
+        with contextlib.suppress(TimeoutError):  # else what the reader asks for cannot be told from what never was
+            async with asyncio.timeout(CATCH_UP_SECONDS):
+                await channel.feed.caught_up()
         if query.turn is None:
             reader = _Reader(channel.feed, Wanted(frozenset(query.types)), self._streams)
         else:
@@ -235,7 +240,7 @@ class _Reader:
         """Send some of what is there; up to which place, and whether that was the last of it."""
         last = self._is_last()  # before reading, so that what came until then is read
         gap, found = self._feed.read(known)
-        portion, known = self._portion(found)
+        portion, known = self._portion(found, known)
         sent = [] if gap is None else [self._gap(self._feed.show(gap.first), gap.last)]
         sent += self._wanted.shown(portion)
         if sent:
@@ -243,7 +248,7 @@ class _Reader:
         done = self._over is not None and any(map(self._wanted.ends_with, portion))
         return known, done or (last and len(portion) == len(found))
 
-    def _portion(self, found: list[bytes]) -> tuple[list[bytes], int]:
+    def _portion(self, found: list[bytes], known: int) -> tuple[list[bytes], int]:
         """As much as one that is slow may have waiting for it, and the place up to which that goes."""
         size = 0
         for count, event in enumerate(found, 1):
@@ -251,10 +256,11 @@ class _Reader:
             place = self._feed.place(event[len(b"id: ") : event.index(b"\n")].decode()) if size >= PORTION else None
             if place is not None:
                 return found[:count], place
-        return found, self._feed.last
+        return found, max(known, self._feed.last)  # which a feed that is behind has yet to reach
 
     def _is_last(self) -> bool:
-        return self._feed.closed or self._streams.closing.is_set() or (self._over is not None and self._over())
+        is_over = self._over is not None and not self._feed.behind and self._over()
+        return self._feed.closed or self._streams.closing.is_set() or is_over
 
     def _gap(self, since: str, until: int) -> bytes:
         return self._feed.encode("gap", {"from": since, "to": self._feed.show(until)}, until)

@@ -97,6 +97,26 @@ async def test_a_reader_that_resumes_gets_every_event_once(agentd: Agentd, succe
     assert len(places) == len(set(places))
 
 
+async def test_a_reader_that_comes_before_its_worker_was_heard_again_waits(agentd: Agentd, successor: Agentd) -> None:
+    await agentd.start(graphs=[TALKER])
+    await agentd.begin("t", "talker")
+    async with stream(agentd, in_channel(["paced", [PIECES, 0.005]]), "/channels/t/turns") as answer:
+        seen = await read(answer, 50)
+        pid = (await pids(agentd))["t"]
+        os.kill(pid, signal.SIGSTOP)
+        await agentd.kill()
+
+    try:
+        await successor.start()
+        rest = asyncio.create_task(follow(successor, "t", seen[-1]["place"], turn=seen[0]["turn"]))
+        await asyncio.wait({rest}, timeout=0.5)  # it has asked by then, as a rule; it must be right either way
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    seen += await rest
+    assert [event["text"] for event in seen if event["event"] == "text"] == [f"{n} " for n in range(PIECES)]
+    assert not any(event["event"] == "gap" for event in seen)
+
+
 async def test_the_conversation_has_the_whole_answer(agentd: Agentd, successor: Agentd) -> None:
     await agentd.start(graphs=[TALKER])
     script = [["paced", [PIECES, 0.005]], ["final", {"done": True}]]

@@ -44,6 +44,20 @@ async def test_no_descriptors_left_is_an_answer_and_passes(agentd: Agentd) -> No
     assert (await agentd.end("c0"))["code"] == "0"
 
 
+async def test_a_folder_that_cannot_be_removed_without_descriptors_is_removed_later(agentd: Agentd) -> None:
+    await agentd.start()
+    assert agentd.process is not None
+    await agentd.begin("before")  # over the connection that is used then; graphs are read
+    limits = resource.prlimit(agentd.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(agentd.process.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+    assert (await agentd.post("/start", channel_name="c", graph_name="echo"))["code"] == "10101"
+    await agentd.event("channel.folder_left")
+    resource.prlimit(agentd.process.pid, resource.RLIMIT_NOFILE, limits)
+    await agentd.event("leftovers.removed")
+    await agentd.end("before")
+    assert list((agentd.state_dir / "ch").iterdir()) == []
+
+
 def test_the_server_s_memory_is_hidden_from_its_user() -> None:
     script = (
         "import ctypes; from supervisor.serve import _hide_memory; _hide_memory(); print(ctypes.CDLL(None).prctl(3))"

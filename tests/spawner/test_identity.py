@@ -4,9 +4,10 @@ import fcntl
 import os
 import signal
 import subprocess
+import threading
 from pathlib import Path
 
-from worker.spawner.identity import boot_id, lock_holder, open_if, read_stat, signal_pidfd
+from worker.spawner.identity import boot_id, lock_holder, open_if, open_pidfd, read_stat, signal_pidfd
 
 
 def test_a_process_is_its_number_and_its_start_time() -> None:
@@ -68,3 +69,18 @@ def test_a_lock_names_who_holds_it(tmp_path: Path) -> None:
 def test_a_boot_has_a_name() -> None:
     assert len(boot_id()) == 36
     assert boot_id() == boot_id()
+
+
+def test_a_number_that_a_thread_bears_is_no_process() -> None:
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    try:
+        assert thread.native_id is not None
+        stat = read_stat(thread.native_id)
+        assert stat is not None
+        assert open_pidfd(thread.native_id) is None
+        assert open_if(thread.native_id, stat.start_time) is None
+    finally:
+        over.set()
+        thread.join()

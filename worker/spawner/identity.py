@@ -1,5 +1,6 @@
 """Who a process is: a pidfd, confirmed by start time, boot id and the lock it holds; never a number alone."""
 
+import errno
 import fcntl
 import os
 import signal
@@ -10,6 +11,8 @@ from typing import Final
 
 _PF_EXITING: Final = 0x4  # linux/sched.h
 _FLOCK: Final = struct.Struct("@hhqqi4x")
+# What pidfd_open says of a number that no process bears: nobody has it, or a thread (by the kernel's age).
+_NO_PROCESS: Final = frozenset({errno.ESRCH, errno.ENOENT, errno.EINVAL})
 
 
 def boot_id() -> str:
@@ -72,15 +75,24 @@ def signal_pidfd(pidfd: int, number: int) -> bool:
     return True
 
 
+def open_pidfd(pid: int) -> int | None:
+    """A pidfd of the process that bears this number at present; None when none does. Raises OSError."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno in _NO_PROCESS:
+            return None
+        raise
+
+
 def open_if(pid: int, start_time: int) -> int | None:
     """A pidfd of the process that bears this number and began at this time; None when it is gone. Raises OSError.
 
     The order matters: once the pidfd is open the number cannot be given to anybody else behind our back, so a start
     time read afterwards is that of the process the pidfd means.
     """
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
+    pidfd = open_pidfd(pid)
+    if pidfd is None:
         return None
     try:
         stat = read_stat(pid)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from worker.spawn import CHANNEL_VARIABLE
-from worker.spawner.identity import read_stat, signal_pidfd
+from worker.spawner.identity import open_pidfd, read_stat, signal_pidfd
 
 _ROUNDS: Final = 64
 _LOOKS: Final = 3
@@ -111,10 +111,8 @@ def _signal_new(list_members: Callable[[], list[int]], number: int, pidfds: dict
     """Signal the members that are not in `pidfds` and put their pidfds there; False when there was none."""
     new = [pid for pid in list_members() if pid not in pidfds]
     for pid in new:
-        try:
-            pidfds[pid] = os.pidfd_open(pid)
-        except ProcessLookupError:
-            continue
+        if (pidfd := open_pidfd(pid)) is not None:
+            pidfds[pid] = pidfd
     still = set(list_members()) if new else set()  # behind the open pidfd: a recycled number is not among them
     for pid in new:
         if pid in still and pid in pidfds:
