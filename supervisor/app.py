@@ -14,11 +14,13 @@ from typing import Any, Final
 import structlog
 
 from supervisor.addresses import Address
+from supervisor.attachments.handout import Handouts
 from supervisor.attachments.readers import Readers
 from supervisor.attachments.service import Attachments
 from supervisor.auth import Bounds
 from supervisor.catalog import GraphCatalog
 from supervisor.channels.channel import Channel
+from supervisor.channels.confinement import Confinement
 from supervisor.channels.preparation import Preparation
 from supervisor.channels.surroundings import Surroundings
 from supervisor.channels.table import ChannelTable
@@ -89,9 +91,11 @@ class Server:
         self.attachments = _attachments_of(settings, self.store, self.spawner, self._environ)
         self._parts.push_async_callback(self.attachments.close)
         await self.attachments.open()
+        handouts = Handouts(settings.attachments_dir, instance_of(settings.state_dir))
+        await asyncio.to_thread(handouts.clear)
         self._chronicle = Chronicle(self.store.note)
         self.table = ChannelTable(
-            Surroundings(settings, self.spawner, self.writer, Rota(), self._chronicle.tell),
+            Surroundings(settings, self.spawner, self.writer, Rota(), self._chronicle.tell, handouts),
             Preparation(settings, self.catalog, ports, self._environ),
             ports,
         )
@@ -133,6 +137,8 @@ class Server:
         )
         for note in self.spawner.hello["notes"]:
             log.info("containment.note", note=note)
+        for note in self.spawner.hello["isolation"]["notes"]:
+            log.info("isolation.note", note=note)
 
     async def stop(self) -> None:
         """Refuse new starts, stop every channel in parallel, then all parts. Bounded by the stop grace and a second."""
@@ -154,6 +160,7 @@ class Server:
             "containment": self.spawner.hello["containment"],
             "controllers": self.spawner.hello["controllers"],
             "notes": self.spawner.hello["notes"],
+            "isolation": {"default": self.settings.isolation, **self.spawner.hello["isolation"]},
             "spawner": "attached" if self.spawner.attached else "lost",
             "spawner_pid": self.spawner.hello["pid"],
             "store": self.store.details(),
@@ -206,6 +213,7 @@ def _attachments_of(
         at_once=settings.attachment_readers,
         seconds=settings.attachment_seconds,
         memory_bytes=settings.attachment_memory_bytes,
+        hidden=Confinement(settings).hidden,
     )
     return Attachments(
         store.attachments,

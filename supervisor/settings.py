@@ -200,6 +200,9 @@ class Settings(BaseSettings):
     containment: Literal["auto", "cgroup", "sweep"] = Field(
         "auto", description="how a worker's process tree is held together; auto: cgroup where it can be"
     )
+    isolation: Literal["basic", "confined", "namespaced"] = Field(
+        "confined", description="what workers are kept from, as far as their graphs say nothing else"
+    )
     worker_memory_bytes: kind.OptionalBytes = Field(None, description="memory of one channel")
     worker_processes: kind.OptionalLimit = Field(None, description="processes of one channel")
     worker_cpu_weight: kind.OptionalWeight = Field(None, description="share of the CPU of one channel")

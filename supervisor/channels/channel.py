@@ -17,9 +17,9 @@ from supervisor.causes import EXPLANATIONS, Cause, Refusal
 from supervisor.channels import foreign_commands
 from supervisor.channels.asking import Asking
 from supervisor.channels.commands import Commands
+from supervisor.channels.confinement import isolated
 from supervisor.channels.ending import Ending, Findings
 from supervisor.channels.feed import Feed
-from supervisor.channels.files import ChannelFiles
 from supervisor.channels.hearing import Hearing
 from supervisor.channels.lease import Lease
 from supervisor.channels.lifecycle import Action, Event, State, transition
@@ -67,7 +67,8 @@ class Channel:
         self.ending: Ending | None = None
         self.port = plan.port
         self.foreign, self.limits = plan.foreign, plan.limits
-        self._files = ChannelFiles(surroundings.settings.state_dir, channel_id, *files)
+        self.isolation = isolated(plan.isolation.level, surroundings.spawner.hello)
+        self._files = surroundings.files_of(channel_id, plan, *files)
         self._plan = plan
         self._around = surroundings
         self._released = released
@@ -203,11 +204,8 @@ class Channel:
             to_file = FileTarget(self.log_file, settings.log_file_bytes)
             target = StdoutTarget(self.name) if settings.log_stdout else to_file
             self._files.collect(target, self._around.writer, settings.log_rate_bytes)
-            self._around.spawner.spawn(
-                plan.request_for(self.id, self.folder, self._files.property_file),
-                plan.config_for(self.id, self.folder),
-                self,
-            )
+            request, config = plan.request_for(self.id, self._files), plan.config_for(self.id, self.folder)
+            self._around.spawner.spawn(request, config, self)
         except (OSError, ValueError, LinkFullError) as error:
             self.post(Event.SPAWN_FAILED, detail=str(error))
         # The document and the environment may hold secrets; a session is long.

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Protocol
 
+from supervisor.channels.confinement import Isolated
 from supervisor.channels.lease import NEVER, Lease
 
 
@@ -16,6 +17,7 @@ class Recorded(Protocol):
     created_at: float
     lease: Lease
     foreign: bool
+    isolation: Isolated
     user: str
     session: str | None
     source: str
@@ -37,6 +39,7 @@ def record_of(channel: Recorded, start_time: int, boot_id: str) -> dict[str, Any
         "created_at": channel.created_at,
         "timeout": None if channel.lease.timeout == NEVER else channel.lease.timeout,
         "foreign": channel.foreign,
+        "isolation": channel.isolation.asked,
         "log_file": str(channel.log_file),
         "user": channel.user,
         "session": channel.session,

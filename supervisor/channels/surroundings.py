@@ -2,12 +2,17 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from supervisor.attachments.handout import Handouts
+from supervisor.channels.files import ChannelFiles
+from supervisor.channels.preparation import Plan
 from supervisor.processes.logs import LogWriter
 from supervisor.processes.rota import Rota
 from supervisor.processes.spawner import SpawnerClient
 from supervisor.settings import Settings
+from worker.spawn import BASIC
 
 # Tells of an event in a channel's life: its name, and its fields (docs/http.md, "Events").
 Announce = Callable[[str, Mapping[str, Any]], None]
@@ -21,8 +26,8 @@ def unheard(_kind: str, _fields: Mapping[str, Any]) -> None:
 class Surroundings:
     """What is not a channel's own.
 
-    The settings, the spawner's client, the thread that writes the logs, the order in which workers are read, and who
-    hears of the channels' lives.
+    The settings, the spawner's client, the thread that writes the logs, the order in which workers are read, who hears
+    of the channels' lives, and where confined workers find the files that they are given.
     """
 
     settings: Settings
@@ -30,3 +35,13 @@ class Surroundings:
     writer: LogWriter
     rota: Rota
     announce: Announce = unheard
+    handouts: Handouts | None = None
+
+    def files_of(self, channel_id: str, plan: Plan, log_file: Path, property_file: Path) -> ChannelFiles:
+        """What a channel has on the disk.
+
+        Only a worker of ours has turns, with files to read; one that is not confined finds them where they lie.
+        """
+        handouts = None if plan.foreign or plan.isolation.level == BASIC else self.handouts
+        handout = None if handouts is None else handouts.of(channel_id)
+        return ChannelFiles(self.settings.state_dir, channel_id, log_file, property_file, handout)
