@@ -13,12 +13,14 @@ from typing import Any, Final
 
 import structlog
 
+from supervisor.attachments.handout import Handouts
 from supervisor.attachments.readers import Readers
 from supervisor.attachments.service import Attachments
 from supervisor.auth import Bounds
 from supervisor.catalog import GraphCatalog
 from supervisor.causes import Refusal
 from supervisor.channels.channel import Channel
+from supervisor.channels.confinement import Confinement
 from supervisor.channels.preparation import Preparation
 from supervisor.channels.surroundings import Surroundings
 from supervisor.channels.table import ChannelTable
@@ -103,6 +105,8 @@ class Server:
         self.attachments = _attachments_of(settings, self.store, self.spawner, self._environ)
         self._parts.push_async_callback(self.attachments.close)
         await self.attachments.open()
+        handouts = Handouts(settings.attachments_dir, instance_of(settings.state_dir))
+        await asyncio.to_thread(handouts.clear, {survivor.record.id for survivor in found})
         self._chronicle = Chronicle(self.store.note)
         proofs = Proofs(self.store)
         self._parts.push_async_callback(proofs.close)
@@ -119,6 +123,7 @@ class Server:
             recorded=proofs.when_recorded,
             leave=leftovers.add,
             announce=self._chronicle.tell,
+            handouts=handouts,
         )
         self._preparation = Preparation(settings, self.catalog, ports, self._environ)
         self.table = ChannelTable(
@@ -171,6 +176,8 @@ class Server:
         )
         for note in self.spawner.hello["notes"]:
             log.info("containment.note", note=note)
+        for note in self.spawner.hello["isolation"]["notes"]:
+            log.info("isolation.note", note=note)
 
     def renew(self) -> None:
         """Take note of settings and environment that have changed, of the keys and the graphs; log what is wrong."""
@@ -248,6 +255,7 @@ class Server:
             "controllers": self.spawner.hello["controllers"],
             "draining": self.drain.is_on,
             "notes": self.spawner.hello["notes"],
+            "isolation": {"default": self.settings.isolation, **self.spawner.hello["isolation"]},
             "spawner": "attached" if self.spawner.attached else "lost",
             "spawner_pid": self.spawner.hello["pid"],
             "store": self.store.details(),
@@ -304,6 +312,7 @@ def _attachments_of(
         at_once=settings.attachment_readers,
         seconds=settings.attachment_seconds,
         memory_bytes=settings.attachment_memory_bytes,
+        hidden=Confinement(settings).hidden,
     )
     return Attachments(
         store.attachments,

@@ -52,6 +52,7 @@ class Cause(StrEnum):
     MEDIA_TYPE_REFUSED = "media_type_refused"
     CONVERSATION_UNKNOWN = "conversation_unknown"
     ATTACHMENT_UNREADABLE = "attachment_unreadable"
+    ISOLATION_UNAVAILABLE = "isolation_unavailable"
     INTERNAL = "internal"
 
     # a start that failed
@@ -199,6 +200,10 @@ EXPLANATIONS: dict[Cause, Explanation] = {
     ),
     Cause.ATTACHMENT_UNREADABLE: Explanation(
         "the attachment could not be processed", "upload another file; detail says what was wrong with this one"
+    ),
+    Cause.ISOLATION_UNAVAILABLE: Explanation(
+        "this machine cannot isolate the worker as its graph asks",
+        "install what detail names, or set another isolation for the graph (docs/isolation.md)",
     ),
     Cause.INTERNAL: Explanation("agentd met an unexpected error", "report it with the request id from the log"),
     Cause.SPAWN_FAILED: Explanation("the worker process could not be started", "look at detail and `agentd doctor`"),

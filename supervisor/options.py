@@ -3,7 +3,8 @@
 ::
 
     {"name": "voice", "graph": {...}, "agentd": {"command": ["tman", "run", "start"], "cwd": ".", "max_workers": 3,
-                                                 "limits": {"memory_bytes": 536870912, "processes": 64}}}
+                                                 "limits": {"memory_bytes": 536870912, "processes": 64},
+                                                 "isolation": {"level": "confined", "read": ["/srv/models"]}}}
     {"name": "echo", "graph": {...}, "agentd": {"handles": ["chat", "invoke"], "description": "says what it hears"}}
 """
 
@@ -14,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from supervisor.causes import Cause, Refusal
+from supervisor.isolation import IsolationError, IsolationOptions, parse_isolation
 
 KEY: Final = "agentd"
 
@@ -39,7 +41,8 @@ class GraphOptions:
     """How a graph's workers are run, and what its agent says of itself.
 
     `command` is the program that is the worker (None: one of ours), run in `cwd`, relative to the app folder.
-    `limits` has only the limits the file names (`worker.spawn.Limits`). `max_workers` bounds the workers of this graph.
+    `limits` has only the limits the file names (`worker.spawn.Limits`), `isolation` what they may reach. `max_workers`
+    bounds the workers of this graph.
     `handles` are the kinds of turns the agent answers (None: its worker tells), `description` is for people. Where
     answers are `structured`, an agent's data is its answer, whatever text it says besides.
     """
@@ -47,6 +50,7 @@ class GraphOptions:
     command: tuple[str, ...] | None = None
     cwd: str | None = None
     limits: dict[str, int] = field(default_factory=dict)
+    isolation: IsolationOptions = field(default_factory=IsolationOptions)
     max_workers: int | None = None
     handles: tuple[str, ...] | None = None
     description: str = ""
@@ -105,6 +109,13 @@ def _limits(graph_name: str, key: str, value: Any) -> dict[str, int]:
     return dict(value)
 
 
+def _isolation(graph_name: str, key: str, value: Any) -> IsolationOptions:
+    try:
+        return parse_isolation(value)
+    except IsolationError as error:
+        raise _refusal(graph_name, f"{key}{error.key}", error.value, error.allowed) from error
+
+
 def _max_workers(graph_name: str, key: str, value: Any) -> int:
     return _integer(graph_name, key, value, 1, _MOST)
 
@@ -148,6 +159,7 @@ _READERS: Final[Mapping[str, Callable[[str, str, Any], Any]]] = MappingProxyType
         "command": _command,
         "cwd": _folder,
         "limits": _limits,
+        "isolation": _isolation,
         "max_workers": _max_workers,
         "handles": _handles,
         "description": _description,

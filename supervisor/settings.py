@@ -230,6 +230,9 @@ class Settings(BaseSettings):
         "auto",
         description="who starts the parent of all workers; auto: the server; unit: systemd, the server waits for it",
     )
+    isolation: Literal["basic", "confined", "namespaced"] = Field(
+        "confined", description="what workers are kept from, as far as their graphs say nothing else"
+    )
     worker_memory_bytes: kind.OptionalBytes = Field(None, description="memory of one channel")
     worker_processes: kind.OptionalLimit = Field(None, description="processes of one channel")
     worker_cpu_weight: kind.OptionalWeight = Field(None, description="share of the CPU of one channel")

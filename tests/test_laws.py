@@ -42,6 +42,7 @@ PURE = (
     "supervisor.http.envelope",
     "supervisor.http.huawei_paths",
     "supervisor.http.scopes",
+    "supervisor.isolation",
     "supervisor.options",
     "supervisor.placeholders",
     "supervisor.processes.environment",

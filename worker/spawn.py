@@ -20,7 +20,7 @@ zygote answers ``spawn_failed`` at once; of an id that the spawner does not know
 Answers and events (spawner to control server), each with ``"ev"``:
 
 ==============  =======================================================================================
-hello           ``{"version", "pid", "boot_id", "containment", "controllers", "notes", "swept", "trees"}``
+hello           ``{"version", "pid", "boot_id", "containment", "controllers", "notes", "isolation", "swept", "trees"}``
 live            one for each worker that lives when a control server connects: ``{"id", "pid", ...}``
 spawned         ``{"id", "pid", "start_time"}``: the process exists; READY comes over the pipe
 spawn_failed    ``{"id", "error"}``: there is no worker, and nothing is left of the attempt
@@ -56,6 +56,11 @@ OUTPUTS: Final = (UP_FIFO, OUT_FIFO, ERR_FIFO)
 FIFOS: Final = (DOWN_FIFO, UP_FIFO, OUT_FIFO, ERR_FIFO)
 ENDINGS: Final = "records/{}.ending.json"  # in the state folder: how a channel ended, by a spawner that ends as well
 ENDING_VERSION: Final = 1
+TEMPORARY: Final = "tmp"  # in a channel's folder: TMPDIR of a worker that is confined
+BASIC: Final = "basic"
+CONFINED: Final = "confined"
+NAMESPACED: Final = "namespaced"
+LEVELS: Final = (BASIC, CONFINED, NAMESPACED)  # of isolation, each with what the ones before it have
 CHANNEL_VARIABLE: Final = "AGENTD_CHANNEL_ID"  # in the environment of every worker
 INSTANCE_VARIABLE: Final = "AGENTD_INSTANCE"  # in the environment of spawner, zygotes and workers
 # What a spawner and its zygotes get of an environment: enough to find Python, its modules and the locale; no secret.
@@ -93,6 +98,36 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Isolation:
+    """What a worker may reach (docs/isolation.md). All paths are absolute.
+
+    `read` and `write` are granted besides what every worker needs. What is `hidden` (real names, as `fixed`) is not
+    granted with a folder around it, what is `fixed`, and every import path, not for writing; either is if it is named.
+    `connect_ports` and `bind_ports` are those of TCP (None: any). Without `network` there is no socket but to its own
+    processes, without `unix_sockets` none that has a name in the file system.
+    """
+
+    level: str = BASIC
+    read: tuple[str, ...] = ()
+    write: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
+    connect_ports: tuple[int, ...] | None = None
+    bind_ports: tuple[int, ...] | None = None
+    network: bool = True
+    unix_sockets: bool = False
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Isolation":
+        """The isolation of a message; without any it is basic, unknown keys are ignored (another version's peer)."""
+        known = {f.name for f in fields(cls)}
+        taken: dict[str, Any] = {}
+        for name in known & values.keys():
+            taken[name] = tuple(values[name]) if isinstance(values[name], list) else values[name]
+        return cls(**taken)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SpawnRequest:
     """One worker to start.
 
@@ -109,6 +144,7 @@ class SpawnRequest:
     command: tuple[str, ...] | None = None
     cwd: str | None = None
     preload: tuple[str, ...] = ()
+    isolation: Isolation = field(default_factory=Isolation)
 
     def to_message(self) -> dict[str, Any]:
         """The request as the body of a ``spawn`` message."""
@@ -126,6 +162,7 @@ class SpawnRequest:
             command=None if command is None else tuple(command),
             cwd=message.get("cwd"),
             preload=tuple(message.get("preload") or ()),
+            isolation=Isolation.from_dict(message.get("isolation") or {}),
         )
 
 

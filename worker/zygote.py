@@ -20,9 +20,12 @@ from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from worker import main as worker_main
-from worker.spawn import CHANNEL_VARIABLE, MAX_MESSAGE, Limits, pack, unpack
+from worker.spawn import CHANNEL_VARIABLE, MAX_MESSAGE, Isolation, Limits, pack, unpack
 from worker.spawner.identity import read_stat
+from worker.spawner.isolation import Ground
+from worker.spawner.landlock import Ruleset
 from worker.spawner.linux import CloneUnavailableError, clone
+from worker.spawner.places import places
 from worker.spawner.setup import become_worker
 
 SETUP_FAILED: Final = 126
@@ -88,6 +91,7 @@ class Zygote:
         self._lifeline = lifeline
         self._spawner = os.getppid()
         self._mark = Mark()
+        self._ground = Ground(places())
         self._spare: Spare | None = None
         self._poll = select.poll()
         self._poll.register(channel, select.POLLIN)
@@ -101,8 +105,10 @@ class Zygote:
             data, fds, _, _ = socket.recv_fds(self._channel, MAX_MESSAGE, 2)
             if not data:
                 return
+            message = unpack(data)
             try:
-                self._channel.send(pack(self._hatch(data, fds) or self._fork(unpack(data), fds)))
+                self._channel.send(pack(self._hatch(data, fds) or self._fork(message, fds)))
+                self._ground.expect(Isolation.from_dict(message.get("isolation") or {}))
             finally:
                 for fd in fds:
                     os.close(fd)
@@ -130,13 +136,14 @@ class Zygote:
         try:
             self._channel.close()
             worker_main.rehearse()
+            prepared = self._ground.prepare()
             gc.collect()  # what the rehearsal left; else it would be looked at while somebody waits
             gc.freeze()
             with contextlib.suppress(AttributeError):  # a C library without it keeps the few pages it would give back
                 _libc.malloc_trim(0)
             data, fds, _, _ = socket.recv_fds(channel, MAX_MESSAGE, 2)
             if data:
-                self._become(unpack(data), fds[0])
+                self._become(unpack(data), fds[0], prepared)
         except BaseException:  # noqa: BLE001 - nothing may unwind into the zygote's loop in a forked child
             sys.excepthook(*sys.exc_info())
         finally:
@@ -199,7 +206,7 @@ class Zygote:
             raise OSError(11, "the second fork failed")
         return int.from_bytes(number, "little")
 
-    def _become(self, message: dict[str, Any], config: int) -> NoReturn:
+    def _become(self, message: dict[str, Any], config: int, prepared: Ruleset | None = None) -> NoReturn:
         """In the child: never returns."""
         status = SETUP_FAILED
         try:
@@ -207,13 +214,15 @@ class Zygote:
             with os.fdopen(config, "rb") as file:
                 file.seek(0)
                 document = json.load(file)
+            isolation = Isolation.from_dict(message.get("isolation") or {})
             become_worker(
                 message["folder"],
                 Limits.from_dict(message["limits"]),
                 parent=self._spawner,
                 cgroups=message["procs_files"],
                 limit_memory=message["limit_memory"],
-                keep=(self._lifeline,),
+                keep=(self._lifeline, *(() if prepared is None else (prepared.fd,))),
+                confine=lambda: self._ground.confine(isolation, message["folder"], prepared),
             )
             # What the interpreter itself would have set up had this process been started anew.
             signal.signal(signal.SIGPIPE, signal.SIG_IGN)

@@ -3,8 +3,9 @@
 import asyncio
 import itertools
 import math
+import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +14,7 @@ import structlog
 from supervisor.attachments.reading import DIED, NOT_STARTED, Finding, Reading
 from supervisor.attachments.slots import Slots
 from supervisor.processes.spawner import SpawnerClient
-from worker.spawn import INSTANCE_VARIABLE, Limits, instance_of
+from worker.spawn import CONFINED, INSTANCE_VARIABLE, Isolation, Limits, instance_of
 
 log = structlog.get_logger("supervisor.attachments")
 
@@ -40,11 +41,17 @@ class Readers:
         at_once: int,
         seconds: float,
         memory_bytes: int,
+        hidden: Sequence[str] = (),
     ) -> None:
-        """Each file has `seconds` from its call on, and `memory_bytes` while it is read."""
+        """Each file has `seconds` from its call on, and `memory_bytes` while it is read.
+
+        `hidden` is what no reader may see although it lies in a folder of Python's.
+        """
         self._spawner = spawner
         self._state_dir = state_dir
         self._environment = {name: environ[name] for name in ENVIRONMENT if name in environ}
+        modules = tuple(filter(None, environ.get("PYTHONPATH", "").split(os.pathsep)))
+        self._isolation = Isolation(level=CONFINED, network=False, read=modules, hidden=tuple(hidden))
         self._environment[INSTANCE_VARIABLE] = instance_of(state_dir)
         self._seconds = seconds
         self._limits = Limits(
@@ -84,7 +91,9 @@ class Readers:
 
     async def _try(self, path: Path, kind: str, seconds: float, told: Callable[[int], None]) -> Finding:
         reading_id = f"{self._prefix}-{next(self._numbers)}"
-        reading = Reading(self._spawner, self._state_dir, reading_id, self._environment, self._limits, told)
+        reading = Reading(
+            self._spawner, self._state_dir, reading_id, self._environment, self._limits, self._isolation, told
+        )
         try:
             return await reading.run(path, kind, seconds)
         except (OSError, ValueError) as error:

@@ -8,7 +8,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +18,7 @@ import structlog
 from supervisor.attachments.files import read_bounded
 from supervisor.processes.bundle import Bundle
 from supervisor.processes.spawner import SpawnerClient
-from worker.spawn import CHANNEL_VARIABLE, ERR_FIFO, OUT_FIFO, Limits, Receipt, SpawnRequest
+from worker.spawn import CHANNEL_VARIABLE, ERR_FIFO, OUT_FIFO, Isolation, Limits, Receipt, SpawnRequest
 
 log = structlog.get_logger("supervisor.attachments")
 
@@ -77,9 +77,10 @@ class Reading:
         reading_id: str,
         environment: Mapping[str, str],
         limits: Limits,
+        isolation: Isolation,
         told: Callable[[int], None],
     ) -> None:
-        """`told` hears how much was read, in percent."""
+        """`told` hears how much was read, in percent. The file that is read is added to `isolation`."""
         self._spawner = spawner
         self._id = reading_id
         self._bundle = Bundle(state_dir, reading_id)
@@ -89,6 +90,7 @@ class Reading:
             "TMPDIR": str(self._bundle.folder),
         }
         self._limits = limits
+        self._isolation = isolation
         self._told = told
         self._loop = asyncio.get_running_loop()
         self._end: asyncio.Future[_End] = self._loop.create_future()
@@ -138,6 +140,7 @@ class Reading:
                 environment=self._environment,
                 limits=self._limits,
                 command=(*COMMAND, kind, str(MOST_CHARACTERS)),
+                isolation=replace(self._isolation, read=(*self._isolation.read, str(path))),
             )
             self._spawner.spawn(request, None, self)
         except BaseException as error:

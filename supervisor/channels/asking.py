@@ -48,7 +48,7 @@ class Asking:
         Raises Refusal: CHANNEL_UNKNOWN when the worker is not there (any more), NOT_IMPLEMENTED when no node answers
         such turns, BODY_INVALID for what JSON or a worker cannot take, COMMAND_UNDELIVERED.
         """
-        data = await _encoded(request)
+        data = await _encoded(await self._files.hand_out(request))
         channel = self._channel
         shown = channel.owner.shown(channel.name)
         if channel.state is not State.RUNNING:

@@ -17,9 +17,9 @@ from supervisor.causes import EXPLANATIONS, Cause, Refusal
 from supervisor.channels import foreign_commands
 from supervisor.channels.asking import Asking
 from supervisor.channels.commands import Commands
+from supervisor.channels.confinement import isolated
 from supervisor.channels.ending import Ending, Findings
 from supervisor.channels.feed import Feed
-from supervisor.channels.files import ChannelFiles
 from supervisor.channels.hearing import Hearing
 from supervisor.channels.keeping import Keeping
 from supervisor.channels.lease_watch import LeaseWatch
@@ -70,7 +70,8 @@ class Channel:
         self.ending: Ending | None = None
         self.port = plan.port
         self.foreign, self.limits = plan.foreign, plan.limits
-        self._files = ChannelFiles(surroundings.settings.state_dir, channel_id, *files)
+        self.isolation = isolated(plan.isolation.level, surroundings.spawner.hello)
+        self._files = surroundings.files_of(channel_id, plan, *files)
         self._plan = plan
         self._around = surroundings
         self._released = released
@@ -221,11 +222,8 @@ class Channel:
             self._files.create(plan.property_file)
             self._link.open(self.folder, epoch=self._around.epoch)
             self._files.collect(self._around, self.name)
-            self._around.spawner.spawn(
-                plan.request_for(self.id, self.folder, self._files.property_file),
-                plan.config_for(self.id, self.folder),
-                self,
-            )
+            request, config = plan.request_for(self.id, self._files), plan.config_for(self.id, self.folder)
+            self._around.spawner.spawn(request, config, self)
         except (OSError, ValueError, LinkFullError) as error:
             self.post(Event.SPAWN_FAILED, detail=str(error))
         # The document and the environment may hold secrets; a session is long.

@@ -6,18 +6,26 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from supervisor.channels.surroundings import Surroundings
+from supervisor.attachments.handout import Handout
 from supervisor.processes.bundle import Bundle, remove
 from supervisor.processes.logs import FileTarget, LogSink, StdoutTarget
 from worker.spawn import ERR_FIFO, OUT_FIFO
+
+if TYPE_CHECKING:
+    from supervisor.channels.surroundings import Surroundings
 
 
 class ChannelFiles:
     """Made with the channel and removed with it, but for its log."""
 
-    def __init__(self, state_dir: Path, channel_id: str, log_file: Path, property_file: Path) -> None:
+    def __init__(
+        self, state_dir: Path, channel_id: str, log_file: Path, property_file: Path, handout: Handout | None = None
+    ) -> None:
+        """`handout` is for a worker that may not read attachments where they lie."""
         self.log_file = log_file
+        self._handout = handout
         self.property_file = property_file
         self._bundle = Bundle(state_dir, channel_id)
         self._sink: LogSink | None = None
@@ -30,17 +38,31 @@ class ChannelFiles:
     def create(self, properties: bytes | None) -> None:
         """Make the folder and, with `properties`, the property file, which may hold secrets. Raises OSError."""
         self._bundle.create()
+        if self._handout is not None:
+            self._handout.create()
         if properties is not None:
             fd = os.open(self.property_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with os.fdopen(fd, "wb") as file:
                 file.write(properties)
 
-    def collect(self, around: Surroundings, channel: str) -> None:
+    def collect(self, around: "Surroundings", channel: str) -> None:
         """From now on the worker's output goes where the settings say, at their rate. Raises OSError."""
         settings = around.settings
         to_file = FileTarget(self.log_file, settings.log_file_bytes)
         target = StdoutTarget(channel) if settings.log_stdout else to_file
         self._sink = LogSink(self.folder, (OUT_FIFO, ERR_FIFO), target, around.writer, settings.log_rate_bytes)
+
+    @property
+    def handed_out(self) -> Path | None:
+        """The folder in which the worker finds the files it is given; None: they are where they are."""
+        return None if self._handout is None else self._handout.folder
+
+    async def hand_out(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The request of a turn with its attachments where the worker may read them."""
+        attachments = request.get("attachments")
+        if self._handout is None or not attachments:
+            return request
+        return {**request, "attachments": await asyncio.to_thread(self._handout.give, attachments)}
 
     def write_record(self, record: bytes) -> None:
         """What a later supervisor has to know of the channel. Raises OSError."""
@@ -81,6 +103,8 @@ class ChannelFiles:
     def _remove_own(self) -> bool:
         try:
             self.property_file.unlink(missing_ok=True)
+            if self._handout is not None:
+                self._handout.remove()
         except OSError:  # `remove_all` can tell what is in the way
             return False
         return self._bundle.remove_own()
@@ -89,6 +113,8 @@ class ChannelFiles:
         """The same, whatever it takes. Raises OSError. Blocks."""
         try:
             remove(self.property_file)
+            if self._handout is not None:
+                self._handout.remove()
         finally:
             self._bundle.remove()
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Final
@@ -10,6 +10,8 @@ from typing import Any, Final
 from supervisor.agora import build_token
 from supervisor.catalog import GraphCatalog
 from supervisor.causes import Cause, Refusal
+from supervisor.channels.confinement import Confinement
+from supervisor.channels.files import ChannelFiles
 from supervisor.channels.requests import StartRequest
 from supervisor.graph_file import dump_document, entries_of, nodes_of
 from supervisor.options import GraphOptions
@@ -17,7 +19,16 @@ from supervisor.ports import PortAllocator
 from supervisor.processes.environment import choose
 from supervisor.property import StartParameters
 from supervisor.settings import Settings
-from worker.spawn import CHANNEL_VARIABLE, INSTANCE_VARIABLE, Limits, SpawnRequest, instance_of
+from worker.spawn import (
+    BASIC,
+    CHANNEL_VARIABLE,
+    INSTANCE_VARIABLE,
+    TEMPORARY,
+    Isolation,
+    Limits,
+    SpawnRequest,
+    instance_of,
+)
 
 PRELOADS: Final = "agentd.preloads"
 # A worker gives up a little before we do: it can say which nodes were slow.
@@ -40,6 +51,7 @@ class Plan:
     property_file: bytes | None = None  # foreign workers: they read it from the disk
     port: int = 0
     max_workers: int | None = None
+    isolation: Isolation = field(default_factory=Isolation)
 
     def config_for(self, channel_id: str, folder: Path) -> bytes | None:
         """An own worker's configuration with its identity, as it is handed over."""
@@ -47,8 +59,11 @@ class Plan:
             return None
         return json.dumps({**self.config, "id": channel_id, "folder": str(folder)}, ensure_ascii=False).encode()
 
-    def request_for(self, channel_id: str, folder: Path, property_path: Path) -> SpawnRequest:
+    def request_for(self, channel_id: str, files: ChannelFiles) -> SpawnRequest:
         """What the spawner is asked for, without the configuration."""
+        folder, property_path = files.folder, files.property_file
+        ours = property_path if self.foreign else files.handed_out
+        read = (*self.isolation.read, *([] if ours is None else [str(ours)]))
         return SpawnRequest(
             id=channel_id,
             folder=str(folder),
@@ -57,11 +72,13 @@ class Plan:
             command=self.command_for(channel_id, property_path),
             cwd=self.cwd,
             preload=self.preload,
+            isolation=self.isolation if self.isolation.level == BASIC else replace(self.isolation, read=read),
         )
 
     def environment_for(self, channel_id: str, folder: Path) -> dict[str, str]:
         """The worker's whole environment."""
-        return {**self.environment, CHANNEL_VARIABLE: channel_id, FOLDER_VARIABLE: str(folder)}
+        temporary = {} if self.isolation.level == BASIC else {"TMPDIR": str(folder / TEMPORARY)}
+        return {**self.environment, **temporary, CHANNEL_VARIABLE: channel_id, FOLDER_VARIABLE: str(folder)}
 
     def command_for(self, channel_id: str, property_path: Path) -> tuple[str, ...] | None:
         """A foreign worker's command line with its places filled in; no shell is involved."""
@@ -113,6 +130,7 @@ class Preparation:
             **choose(self._environ, settings.worker_env),
             INSTANCE_VARIABLE: instance_of(settings.state_dir),
         }
+        self._confinement = Confinement(settings)
         self._base = Limits(
             memory_bytes=settings.worker_memory_bytes,
             processes=settings.worker_processes,
@@ -137,6 +155,7 @@ class Preparation:
             warnings = effective.warnings
             command = selection.options.command or self._settings.worker_command
             if command is not None:
+                cwd = str((self._settings.app_dir / (selection.options.cwd or ".")).resolve())
                 document, variables = effective.for_command(self._environ, self._settings.missing_env)
                 return Plan(
                     foreign=True,
@@ -144,7 +163,14 @@ class Preparation:
                     limits=limits,
                     warnings=warnings,
                     command=command,
-                    cwd=str((self._settings.app_dir / (selection.options.cwd or ".")).resolve()),
+                    cwd=cwd,
+                    isolation=self._confinement.foreign(
+                        selection.options.isolation,
+                        command,
+                        cwd,
+                        selection.options.cwd is not None,
+                        {**self._environment, **variables},
+                    ),
                     property_file=dump_document(document),
                     port=port,
                     max_workers=selection.options.max_workers,
@@ -156,6 +182,7 @@ class Preparation:
                 limits=limits,
                 warnings=warnings,
                 preload=self._preload(document),
+                isolation=self._confinement.own(selection.options.isolation),
                 config={
                     "channel": request.channel_name,
                     "graph": document,

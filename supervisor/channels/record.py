@@ -10,9 +10,10 @@ from supervisor.channels.preparation import Plan
 from supervisor.channels.requests import SEPARATOR, Owner, StartRequest
 from supervisor.processes.adopt import Survivor
 from supervisor.processes.journal import ChannelEnding, ChannelRecord
-from worker.spawn import Limits
+from worker.spawn import Isolation, Limits
 
 if TYPE_CHECKING:
+    from supervisor.channels.confinement import Isolated
     from supervisor.channels.lease import Lease
 
 
@@ -30,6 +31,7 @@ class Recorded(Protocol):
     foreign: bool
     limits: Limits
     port: int
+    isolation: "Isolated"
     user: str
     session: str | None
     source: str
@@ -70,6 +72,7 @@ def record_of(
         property_file=str(files[1]),
         port=channel.port,
         limits=asdict(channel.limits),
+        isolation=channel.isolation.asked,
         user=channel.user,
         session=channel.session,
         source=channel.source,
@@ -100,7 +103,10 @@ def request_of(record: ChannelRecord) -> StartRequest:
 def plan_of(record: ChannelRecord) -> Plan:
     """The plan of such a channel, without what its worker has got already."""
     limits = Limits.from_dict(record.limits)
-    return Plan(foreign=record.foreign, environment={}, limits=limits, warnings=(), port=record.port)
+    isolation = Isolation(level=record.isolation)
+    return Plan(
+        foreign=record.foreign, environment={}, limits=limits, warnings=(), port=record.port, isolation=isolation
+    )
 
 
 def ending_of(survivor: Survivor) -> tuple[Cause, str] | None:

@@ -14,6 +14,7 @@ import structlog
 from supervisor.causes import Cause, Refusal
 from supervisor.channels.bell import Bell
 from supervisor.channels.channel import Channel
+from supervisor.channels.confinement import isolated
 from supervisor.channels.lease import NEVER, timeout_of
 from supervisor.channels.lifecycle import Event, State
 from supervisor.channels.preparation import Preparation
@@ -84,6 +85,7 @@ class ChannelTable:
         plan = self._preparation.prepare(request)
         try:
             self._check_graph_limit(request.graph_name, plan.max_workers)
+            self._check_isolation(plan.isolation.level)
         except Refusal:
             self._ports.release(plan.port)
             raise
@@ -250,6 +252,10 @@ class ChannelTable:
         count = sum(channel.graph_name == graph_name for channel in self._channels.values())
         if count >= min(limits):
             raise Refusal(Cause.GRAPH_LIMIT, f"graph {graph_name!r} may have {min(limits)} workers at once")
+
+    def _check_isolation(self, level: str) -> None:
+        if refused := isolated(level, self._around.spawner.hello).refused:
+            raise Refusal(Cause.ISOLATION_UNAVAILABLE, f"isolation {level!r}: {refused}")
 
     def _release(self, channel: Channel) -> None:
         """Free the name and the slot, of this very channel only: a newer one may bear its name already."""

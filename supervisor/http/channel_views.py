@@ -42,6 +42,11 @@ def channel_json(
         "cpu_percent": None if sample is None else sample.cpu_percent,
         "processes": None if sample is None else sample.processes,
         "limits": asdict(channel.limits),
+        "isolation": {
+            "asked": channel.isolation.asked,
+            "got": channel.isolation.got,
+            "missing": list(channel.isolation.missing),
+        },
         "turn": None if turn is None else {"id": turn.id, "kind": turn.request.kind, "ms": turn.ms},
         "last_event": feed.show(feed.last),
     }

@@ -93,6 +93,7 @@ ROWS: Final[dict[Cause, Row]] = {
     Cause.MEDIA_TYPE_REFUSED: Row("10000", 415),
     Cause.CONVERSATION_UNKNOWN: Row("10000", 404),
     Cause.ATTACHMENT_UNREADABLE: Row("10006", 422),
+    Cause.ISOLATION_UNAVAILABLE: Row("10101", 501),
     Cause.INTERNAL: Row("10000", 500),
     Cause.SPAWN_FAILED: Row("10101", 500),
     Cause.ADDONS_MISSING: Row("10101", 500),

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from supervisor.causes import Cause
 from supervisor.options import LIMIT_RANGES
+from worker.spawn import LEVELS
 
 Schema = dict[str, Any]
 
@@ -48,6 +49,7 @@ def ref(name: str) -> Schema:
 
 
 CAUSE: Final = ref("Cause")
+LEVEL: Final[Schema] = {"enum": list(LEVELS)}
 OBJECT: Final[Schema] = {"type": "object"}
 SUMMARY: Final = {
     "name": TEXT,
@@ -68,6 +70,7 @@ SUMMARY: Final = {
     "cpu_percent": maybe(SECONDS),
     "processes": maybe(COUNT),
     "limits": ref("Limits"),
+    "isolation": ref("Isolation"),
     "turn": maybe(ref("TurnUnderWay")),
     "last_event": TEXT,
 }
@@ -98,6 +101,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
     "Error": record({"error": record(ERROR, KIND)}),
     "NoChannel": record({"error": record(ERROR, {"last": maybe(ref("LastLife"))})}),
     "LastLife": record({**LIFE, **ENDING, "receipt": record(PROOF)}),
+    "Isolation": record({"asked": LEVEL, "got": LEVEL, "missing": several(TEXT)}),
     "Limits": record({name: maybe(COUNT) for name in LIMIT_RANGES}),
     "TurnUnderWay": record({"id": TEXT, "kind": VERB, "ms": SECONDS}),
     "Node": record({"name": TEXT, "addon": TEXT, "handles": several(VERB), "properties": OBJECT}),

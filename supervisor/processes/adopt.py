@@ -11,7 +11,7 @@ from supervisor.processes import journal
 from supervisor.processes.bundle import CHANNELS
 from supervisor.processes.inherited import Inherited
 from supervisor.processes.journal import ChannelRecord, TurnRecord
-from worker.spawn import LOCK_FILE
+from worker.spawn import LOCK_FILE, NAMESPACED
 from worker.spawner.identity import lock_holder, open_if
 
 log = structlog.get_logger("supervisor.adopt")
@@ -72,6 +72,8 @@ def _fault(state_dir: Path, boot_id: str, record: ChannelRecord, tree: Inherited
         holder = None if record.foreign else lock_holder(state_dir / CHANNELS / record.id / LOCK_FILE)
     except OSError as error:
         return f"it cannot be looked at: {error}"
-    if not record.foreign and holder != record.pid:
+    # Inside namespaces of its own the worker is a descendant of the process that the spawner knows.
+    is_its = holder is not None if record.isolation == NAMESPACED else holder == record.pid
+    if not record.foreign and not is_its:
         return f"its lock is held by {'nobody' if holder is None else f'process {holder}'}"
     return None

@@ -16,7 +16,7 @@ from typing import Final
 
 import structlog
 
-from worker.spawn import ENDINGS, FIFOS, LOCK_FILE, instance_of
+from worker.spawn import ENDINGS, FIFOS, LOCK_FILE, TEMPORARY, instance_of
 
 log = structlog.get_logger("supervisor.bundle")
 
@@ -39,8 +39,9 @@ class Bundle:
         self.ending = state_dir / ENDINGS.format(channel_id)  # by a spawner that ended
 
     def create(self) -> None:
-        """Make the folder with its FIFOs; the worker makes its lock file. Raises OSError."""
+        """Make the folder with its FIFOs and one for temporary files; the worker makes its lock. Raises OSError."""
         self.folder.mkdir(mode=0o700)
+        (self.folder / TEMPORARY).mkdir(mode=0o700)
         for name in FIFOS:
             os.mkfifo(f"{self.folder}/{name}", 0o600)
 
@@ -76,6 +77,8 @@ class Bundle:
             for name in (*FIFOS, LOCK_FILE):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=fd)
+            with contextlib.suppress(FileNotFoundError):
+                os.rmdir(TEMPORARY, dir_fd=fd)
             self.folder.rmdir()
         except OSError:
             return False  # `remove` can tell what is in the way

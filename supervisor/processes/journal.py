@@ -17,6 +17,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from supervisor.processes.bundle import CHANNEL_ID, RECORDS, remove
+from worker.spawn import BASIC
 
 log = structlog.get_logger("supervisor.journal")
 
@@ -66,6 +67,7 @@ class ChannelRecord(BaseModel):
     property_file: str
     port: int
     limits: dict[str, int | None]
+    isolation: str = BASIC
     user: str
     session: str | None
     source: str

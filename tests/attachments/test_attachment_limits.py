@@ -1,8 +1,10 @@
 """A reader that was taken over: it is bounded, ended with all it has started, believed nothing, and leaves nothing."""
 
 import asyncio
+import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from supervisor.attachments import readers as readers_module
 from supervisor.attachments.reading import PROGRESS_PIECE
 from supervisor.attachments.state import Status
 from tests.harness.desk import MIB, Desk, MakeDesk, readers_of
+from worker.spawner import landlock
 
 DIED = "The file could not be read"
 LATE = "The file could not be read in time"
@@ -159,7 +162,9 @@ async def test_a_flood_of_progress_does_not_hold_the_loop(make_desk: MakeDesk, f
 
 async def test_a_lost_spawner_costs_one_try(make_desk: MakeDesk, fake: dict[str, str], tmp_path: Path) -> None:
     """The first process dies with its spawner, the second one, of its successor, reads the file."""
-    mark = tmp_path / "mark"
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    mark = marks / "mark"
     code = f"""
 import os, time
 if not os.path.exists({str(mark)!r}):
@@ -167,6 +172,7 @@ if not os.path.exists({str(mark)!r}):
     time.sleep(1000)
 """
     desk = await make_desk(environ=fake)
+    desk.readers._isolation = replace(desk.readers._isolation, write=(str(marks),))
     state = await desk.upload("a.txt", (code + OK + "open('text', 'w').write('second')").encode())
     async with asyncio.timeout(60):
         while not mark.exists():
@@ -210,4 +216,45 @@ async def test_a_close_ends_all_readers(make_desk: MakeDesk, fake: dict[str, str
     began = time.monotonic()
     await desk.attachments.close()
     assert time.monotonic() - began < 3
+    assert nothing_left(desk)
+
+
+async def test_a_reader_reaches_its_file_and_nothing_else(
+    make_desk: MakeDesk, fake: dict[str, str], tmp_path: Path
+) -> None:
+    """Confined: not even the other files of its user, and no network."""
+    desk = await make_desk(environ=fake)
+    _, other = await desk.read("b.txt", (OK + "open('text', 'w').write('other')").encode())
+    assert other is not None
+    outside = tmp_path / "outside"
+    code = f"""
+import errno, json, os, socket
+found = {{}}
+def attempt(name, act):
+    try:
+        act()
+        found[name] = "done"
+    except OSError as error:
+        found[name] = errno.errorcode[error.errno]
+attempt("its file", lambda: open("input").read())
+attempt("other file", lambda: open({other["path"]!r}).read())
+attempt("store", lambda: open({str(desk.state_dir / "store.db")!r}, "rb").read())
+attempt("state folder", lambda: os.listdir({str(desk.state_dir)!r}))
+attempt("passwords", lambda: open("/etc/shadow").read())
+attempt("outside", lambda: open({str(outside)!r}, "w").close())
+attempt("file itself", lambda: open("input", "a").close())
+attempt("environment of its parent", lambda: open(f"/proc/{{os.getppid()}}/environ", "rb").read())
+attempt("signal", lambda: os.kill(os.getppid(), 0))
+for name, family in (("inet", socket.AF_INET), ("inet6", socket.AF_INET6), ("unix", socket.AF_UNIX)):
+    attempt(name, lambda: socket.socket(family).close())
+open("text", "w").write(json.dumps(found))
+"""
+    _, given = await desk.read("a.txt", (OK + code).encode())
+    assert given is not None
+    found = json.loads(given["text"])
+    assert found.pop("its file") == "done"
+    if landlock.abi() < 6:
+        found.pop("signal")
+    assert set(found.values()) == {"EACCES", "EPERM"}
+    assert not outside.exists()
     assert nothing_left(desk)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import Agentd
-from tests.harness.graphs import ECHO
+from tests.harness.graphs import ECHO, reaching
 from tests.harness.leaks import processes_of
 from tests.harness.witness import Witness
 
@@ -28,8 +28,11 @@ def environ_of(pid: int) -> bytes:
 async def test_a_secret_of_the_server_reaches_no_worker(agentd: Agentd, witness: Witness) -> None:
     properties = {"folder": str(agentd.folder)}
     teller = {"type": "extension", "name": "t", "addon": "zoo_teller", "property": properties}
-    foreign = {"command": ["sh", "-c", "env -0 > foreign; exec sleep 1000"]}
-    graphs = [{"name": "own", "graph": {"nodes": [teller]}}, {"name": "foreign", "graph": {}, "agentd": foreign}]
+    foreign = {"command": ["sh", "-c", "env -0 > $AGENTD_CHANNEL_FOLDER/foreign; exec sleep 1000"]}
+    graphs = [
+        {"name": "own", "graph": {"nodes": [teller]}, "agentd": reaching(agentd.folder)},
+        {"name": "foreign", "graph": {}, "agentd": foreign},
+    ]
     await agentd.start(graphs=graphs, SECRET_KEY=SECRET, CHOSEN_KEY="chosen", AGENTD_WORKER_ENV="CHOSEN_*")
     await agentd.begin("own", "own")
     await agentd.begin("foreign", "foreign")
@@ -41,8 +44,9 @@ async def test_a_secret_of_the_server_reaches_no_worker(agentd: Agentd, witness:
     assert SECRET.encode() in environ_of(agentd.process.pid)
     for pid in others:
         assert SECRET.encode() not in environ_of(pid), found[pid]
-    folders = [path for path in agentd.folder.rglob("foreign") if path.is_file()]
-    for told in [(agentd.folder / "environment").read_bytes(), *(path.read_bytes() for path in folders)]:
+    files = [path for name in ("environment", "foreign") for path in agentd.state_dir.rglob(name)]
+    assert len(files) == 2
+    for told in [path.read_bytes() for path in files]:
         names = {item.partition(b"=")[0] for item in told.split(b"\0") if item}
         assert b"CHOSEN_KEY" in names
         assert b"SECRET_KEY" not in names
@@ -60,8 +64,10 @@ async def test_a_property_file_is_private_holds_no_secret_of_ours_and_goes(agent
     graph = {
         "name": "foreign",
         "graph": {"nodes": [node]},
-        "agentd": {"command": [*command, "{property_file}"]},
+        "agentd": {"command": [*command, "{property_file}"], "cwd": "work"},
     }
+    work = agentd.folder / "work"
+    work.mkdir()
     await agentd.start(graphs=[graph], SECRET_KEY=SECRET)
     await agentd.begin("c", "foreign", properties={"n": {"x": 2, "given": "${env:HOME}"}})
     [path] = (agentd.state_dir / "logs").glob("property-*")
@@ -71,9 +77,9 @@ async def test_a_property_file_is_private_holds_no_secret_of_ours_and_goes(agent
     assert SECRET not in text
     assert "${env:SECRET_KEY}" in text
     assert "${env:HOME}" not in text
-    assert (agentd.folder / "copy").read_text() == text
-    assert (agentd.folder / "mode").read_text() == "600\n"
-    assert (agentd.folder / "value").read_text() == SECRET + "\n"
+    assert (work / "copy").read_text() == text
+    assert (work / "mode").read_text() == "600\n"
+    assert (work / "value").read_text() == SECRET + "\n"
     assert (await agentd.end("c"))["code"] == "0"
     assert not path.exists()
     for other in agentd.state_dir.rglob("*"):

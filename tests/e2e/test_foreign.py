@@ -100,7 +100,9 @@ def command(tmp_path: Path) -> Command:
 
 
 def install(folder: Path, *graphs: dict[str, Any]) -> None:
-    """Write the app's property file."""
+    """Write the app's property file. The witness lies outside of the app, where no worker reaches it by itself."""
+    for one in graphs:
+        one.setdefault("agentd", {}).setdefault("isolation", {"write": [str(folder.parent / "witness")]})
     (folder / "property.json").write_text(json.dumps({"ten": {"predefined_graphs": list(graphs)}}))
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,10 +27,13 @@ def echo(name: str = "echo", **options: Any) -> dict[str, Any]:
     return {**entry, "agentd": options} if options else entry
 
 
+WITNESS = {"isolation": {"write": ["witness"]}}
+
+
 def shell(line: str, name: str = "shell", **properties: Any) -> dict[str, Any]:
-    """A graph whose worker is a shell line."""
+    """A graph whose worker is a shell line; the app's folder is that of the witness."""
     node = {"type": "extension", "name": "n", "addon": "n", "property": properties}
-    return {"name": name, "graph": {"nodes": [node]}, "agentd": {"command": ["sh", "-c", line]}}
+    return {"name": name, "graph": {"nodes": [node]}, "agentd": {"command": ["sh", "-c", line], **WITNESS}}
 
 
 async def send(agentd: Agentd, path: str, body: bytes, **headers: str) -> tuple[int, dict[str, Any]]:
@@ -451,9 +453,9 @@ async def test_missing_addons_can_be_left_inert(agentd: Agentd) -> None:
 
 async def test_an_edited_file_is_used_by_the_next_start(agentd: Agentd, witness: Witness) -> None:
     def write(value: str) -> None:
-        line = f"cp {{property_file}} {witness.folder}/$0; echo copied $$ > {witness.folder}/witness; exec sleep 1000"
+        keep = 'cp {property_file} "$AGENTD_CHANNEL_FOLDER/copy"'
+        line = f"{keep}; echo copied $$ > {witness.folder}/witness; exec sleep 1000"
         graph = shell(line, value=value)
-        graph["agentd"]["command"].append("{channel_id}")
         new = agentd.folder / "property.json.new"
         new.write_text(json.dumps({"ten": {"predefined_graphs": [graph]}}))
         new.replace(agentd.folder / "property.json")
@@ -462,7 +464,7 @@ async def test_an_edited_file_is_used_by_the_next_start(agentd: Agentd, witness:
         witness.said.clear()
         await agentd.begin(channel, "shell")
         await witness.hears("copied")
-        copy = witness.folder / (await agentd.channel(channel))["id"]
+        copy = agentd.state_dir / "ch" / (await agentd.channel(channel))["id"] / "copy"
         [entry] = json.loads(copy.read_text())["ten"]["predefined_graphs"]
         return str(entry["graph"]["nodes"][0]["property"]["value"])
 
@@ -595,7 +597,7 @@ async def test_a_token_is_asked_for_everywhere_but_by_probes(agentd: Agentd) -> 
 
 
 async def test_nothing_of_the_servers_own_settings_reaches_a_worker(agentd: Agentd, witness: Witness) -> None:
-    line = f"env -0 > {witness.folder}/environment; echo told $$ > {witness.folder}/witness; exec sleep 1000"
+    line = f"env -0 > $AGENTD_CHANNEL_FOLDER/environment; echo told $$ > {witness.folder}/witness; exec sleep 1000"
     await agentd.start(
         graphs=[shell(line)], AGENTD_TOKEN="s3cret", AGENTD_WORKER_ENV="*", AGENTD_WORKER_SETTLE_SECONDS="0"
     )
@@ -603,6 +605,7 @@ async def test_nothing_of_the_servers_own_settings_reaches_a_worker(agentd: Agen
     answer = await agentd.request("POST", "/start", json={"channel_name": "c", "graph_name": "shell"}, headers=headers)
     assert answer["code"] == "0"
     await witness.hears("told")
-    environment = Path(witness.folder, "environment").read_text()
+    [found] = agentd.state_dir.glob("ch/*/environment")
+    environment = found.read_text()
     assert "s3cret" not in environment
     assert "AGENTD_STATE_DIR" not in environment

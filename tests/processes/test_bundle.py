@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from supervisor.processes.bundle import MARKER, Bundle, clear_bundles, prepare_state, remove
-from worker.spawn import FIFOS, instance_of
+from worker.spawn import FIFOS, TEMPORARY, instance_of
 
 NOBODY = 65534
 RECORD = b'{"id": "7-1"}'
@@ -49,7 +49,7 @@ def test_a_record_is_replaced_whole_and_lies_outside_the_workers_folder(bundle: 
     assert json.loads(bundle.record.read_bytes()) == {"pid": 2}
     assert stat.S_IMODE(bundle.record.stat().st_mode) == 0o600
     assert list(bundle.record.parent.iterdir()) == [bundle.record]
-    assert sorted(path.name for path in bundle.folder.iterdir()) == sorted(FIFOS)
+    assert sorted(path.name for path in bundle.folder.iterdir()) == sorted((*FIFOS, TEMPORARY))
 
 
 @pytest.mark.parametrize("where", ["the worker's folder", "beside the record"])

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -46,6 +47,43 @@ def test_a_foreign_worker_from_spawn_to_receipt(boss: Boss, level: str) -> None:
     boss.spawn("3", SLEEP)
     boss.event("spawned", id="3")
     assert boss.kill("3")["killed"] == 1
+    assert boss.end() == (0, "")
+
+
+INTRUDER = """
+import os, socket, sys
+peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+os.chdir("../..")
+for _ in range(int(sys.argv[1])):
+    if os.fork():
+        os._exit(0)  # an orphan knocks
+    os.setsid()
+peer.connect("spawn.sock")
+try:
+    peer.send(b"{}")
+    print("answered" if peer.recv(1000) else "closed", flush=True)
+except ConnectionError:
+    print("closed", flush=True)
+"""
+
+
+@pytest.mark.parametrize("forks", ["0", "2"])
+def test_a_worker_is_no_control_server(boss: Boss, forks: str) -> None:
+    """Else it could start others that are not confined, while there is none."""
+    boss.launch().connect()
+    boss.spawn("1", ["sh", "-c", f"mkfifo go; read go < go; {sys.executable} -c '{INTRUDER}' {forks}; sleep 1000"])
+    boss.event("spawned", id="1")
+    boss.hang_up()
+    until = time.monotonic() + PATIENCE
+    while not (boss.folder("1") / "go").exists():
+        assert time.monotonic() < until
+        time.sleep(0.001)
+    with (boss.folder("1") / "go").open("w") as go:
+        go.write("\n")
+    assert boss.output("1") == b"closed\n"
+    boss.connect()
+    assert boss.event("live", id="1")
+    boss.kill("1")
     assert boss.end() == (0, "")
 
 

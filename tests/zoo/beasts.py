@@ -221,6 +221,7 @@ def leave_child(say: Say) -> None:
 def ravage(say: Say) -> None:
     """Take the channel's folder apart and leave a heap of files in it."""
     folder = os.environ["AGENTD_CHANNEL_FOLDER"]
+    os.rmdir(f"{folder}/tmp")
     for name in os.listdir(folder):
         os.unlink(f"{folder}/{name}")
     os.makedirs(f"{folder}/a/b/c")

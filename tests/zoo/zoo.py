@@ -4,6 +4,7 @@ import asyncio
 import os
 
 import beasts
+import prisoner
 
 from worker.agent import Node
 
@@ -50,7 +51,13 @@ class Teller(Node):
     """Tells what it finds itself in, as its state."""
 
     async def start(self) -> None:
-        folder = self.context.properties["folder"]
-        with open(f"{folder}/environment", "w") as file:
+        with open(beasts.channel_file("environment"), "w") as file:
             file.write("\0".join(f"{name}={value}" for name, value in os.environ.items()))
-        beasts.Say(folder)("told")
+        beasts.sayer(self.context.properties["folder"])("told")
+
+
+class Prisoner(Node):
+    """Tries to get out, in its start; ``targets`` as in `prisoner`."""
+
+    async def start(self) -> None:
+        await asyncio.to_thread(prisoner.tell, self.context.properties["targets"])

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from worker.spawn import CHANNEL_VARIABLE, INSTANCE_VARIABLE, SOCKET_NAME, SPAWNER_ENVIRONMENT, instance_of
+from worker.spawner.bwrap import trouble
+from worker.spawner.isolation import abilities
 from worker.spawner.linux import PR_SET_CHILD_SUBREAPER, PR_SET_DUMPABLE, prctl
 from worker.spawner.notify import Notifier
 from worker.spawner.peer import listen
@@ -91,6 +93,7 @@ async def _run(arguments: argparse.Namespace, state_dir: Path) -> None:
             containment=arguments.containment,
             orphan_grace=arguments.orphan_grace,
             environment=environment,
+            abilities=abilities(trouble()),
         ).run(ready)
     finally:
         manager.tell("STOPPING=1")

@@ -1,12 +1,17 @@
-"""Foreign workers: any command line, exec'd with the same containment as our own."""
+"""Workers that are exec'd: any command line, with the same containment as our own; our own inside bubblewrap."""
 
 import os
 import signal
+import sys
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import NamedTuple, NoReturn
 
-from worker.spawn import SpawnRequest
+from worker.spawn import NAMESPACED, SpawnRequest
+from worker.spawner import bwrap
 from worker.spawner.identity import read_stat, signal_pidfd
+from worker.spawner.isolation import Ground
 from worker.spawner.leaves import Leaf
 from worker.spawner.linux import CloneUnavailableError, clone
 from worker.spawner.setup import become_worker
@@ -24,8 +29,17 @@ class Birth(NamedTuple):
     errors: int
 
 
-def fork(request: SpawnRequest, leaf: Leaf, *, limit_memory: bool) -> Birth:
-    """Start the command; the caller closes both descriptors. Raises OSError, and nothing is left then."""
+def own_command(request: SpawnRequest, config: int, lifeline: int) -> SpawnRequest:
+    """A worker of ours as a command: it reads its configuration from one descriptor, and ends with the other."""
+    command = (sys.executable, "-P", "-m", "worker.alone", str(config), str(lifeline), *request.preload)
+    return replace(request, command=command, cwd=request.folder)
+
+
+def fork(request: SpawnRequest, leaf: Leaf, ground: Ground, *, limit_memory: bool, keep: Collection[int] = ()) -> Birth:
+    """Start the command, which gets the descriptors `keep`; the caller closes both of the answer.
+
+    Raises OSError, and nothing is left then.
+    """
     with ExitStack() as cleanup, ExitStack() as ours:
         reader, writer = os.pipe()
         cleanup.callback(os.close, reader)
@@ -41,7 +55,7 @@ def fork(request: SpawnRequest, leaf: Leaf, *, limit_memory: bool) -> Birth:
         finally:
             os.close(place)
         if pid == 0:
-            _exec(request, leaf, parent, writer, limit_memory=limit_memory)
+            _exec(request, leaf, ground, parent, writer, keep, limit_memory=limit_memory)
         pidfd = os.pidfd_open(pid)
         cleanup.callback(os.close, pidfd)
         cleanup.callback(_undo, pidfd)
@@ -75,9 +89,19 @@ def _undo(pidfd: int) -> None:
     os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
 
 
-def _exec(request: SpawnRequest, leaf: Leaf, parent: int, writer: int, *, limit_memory: bool) -> NoReturn:
+def _exec(
+    request: SpawnRequest,
+    leaf: Leaf,
+    ground: Ground,
+    parent: int,
+    writer: int,
+    keep: Collection[int],
+    *,
+    limit_memory: bool,
+) -> NoReturn:
     """In the child: never returns."""
-    command = request.command or ("",)
+    command: Sequence[str] = request.command or ("",)
+    namespaced = request.isolation.level == NAMESPACED
     step = "the worker's own set-up"
     try:
         # The event loop's wake-up descriptor is the spawner's; a signal in this child must not write to it.
@@ -88,9 +112,18 @@ def _exec(request: SpawnRequest, leaf: Leaf, parent: int, writer: int, *, limit_
             parent=parent,
             cgroups=leaf.procs_files(),
             limit_memory=limit_memory,
-            keep=(writer,),
+            keep=(writer, *keep),
+            confine=None if namespaced else lambda: ground.confine(request.isolation, request.folder),
         )
-        if request.cwd is not None:
+        for fd in keep:
+            os.set_inheritable(fd, True)
+        if namespaced:
+            step = "bubblewrap"
+            os.set_inheritable(writer, True)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            cwd = request.cwd or request.folder
+            command = bwrap.wrapped(request.isolation, request.folder, ground.base, cwd, command, writer)
+        elif request.cwd is not None:
             step = f"folder {request.cwd!r}"
             os.chdir(request.cwd)
         step = f"command {command[0]!r}"

@@ -49,6 +49,21 @@ def read_stat(pid: int) -> Stat | None:
     return Stat(fields[0].decode(), int(fields[1]), int(fields[3]), int(fields[19]), exiting)
 
 
+def descends(pid: int, ancestor: int) -> bool:
+    """Whether a process is below another one, which adopts orphans; also when it has ended, and nobody can tell.
+
+    An ancestor that we cannot see (hidepid) is another user's, and nobody between the two.
+    """
+    stat = read_stat(pid)
+    if stat is None:
+        return pid > 0
+    while stat is not None and stat.parent > 0:
+        if stat.parent == ancestor:
+            return True
+        stat = read_stat(stat.parent)
+    return False
+
+
 def lock_holder(path: Path) -> int | None:
     """The process that holds the write lock on a worker's lock file, by the kernel's word; None when nobody does.
 

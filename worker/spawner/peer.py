@@ -4,11 +4,14 @@ import asyncio
 import contextlib
 import os
 import socket
+import struct
 from collections.abc import Callable
 from typing import Any, Final
 
 from worker.spawn import MAX_MESSAGE, pack, unpack
+from worker.spawner.identity import descends
 
+CREDENTIALS: Final = struct.Struct("=iII")  # pid, user, group
 AT_ONCE: Final = 32
 MOST_DESCRIPTORS: Final = 4
 PAUSE_SECONDS: Final = 0.1
@@ -75,6 +78,10 @@ class Peer:
             self._loop.remove_reader(self._listener)
             self._pause = self._loop.call_later(PAUSE_SECONDS, self.open)
             return
+        if descends(_pid_of(peer), os.getpid()):
+            # A worker of our user, while no control server is connected: it would start others, which are not confined.
+            peer.close()
+            return
         if self._control is not None:
             self._read()  # it may have gone, and its successor come, since we looked last
         if self._control is not None:
@@ -124,6 +131,12 @@ class Peer:
                 return  # the reader sees the end
             del self._outbox[0]
         self._loop.remove_writer(control)
+
+
+def _pid_of(peer: socket.socket) -> int:
+    """Who connected, by the kernel's word."""
+    pid, _, _ = CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
+    return int(pid)
 
 
 def listen(folder: os.PathLike[str], name: str) -> socket.socket:

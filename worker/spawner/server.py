@@ -10,12 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from worker.spawn import VERSION, Receipt, SpawnRequest, instance_of
+from worker.spawn import NAMESPACED, VERSION, Receipt, SpawnRequest, instance_of
 from worker.spawner import cgroup, endings, foreign, sweep
 from worker.spawner.containment import Containment
 from worker.spawner.identity import boot_id, open_if, read_stat
+from worker.spawner.isolation import Abilities, Ground
 from worker.spawner.leaves import Leaf
 from worker.spawner.peer import FAULTS, Peer
+from worker.spawner.places import places
 from worker.spawner.tree import Tree
 from worker.spawner.zygotes import Fork, Zygotes
 
@@ -41,8 +43,11 @@ class Spawner:
         containment: str,
         orphan_grace: float,
         environment: dict[str, str],
+        abilities: Abilities,
     ) -> None:
         """`listener` is bound and listening; `environment` is what zygotes get; `orphan_grace` in seconds."""
+        self._abilities = abilities
+        self._ground = Ground(places())
         self._loop = asyncio.get_running_loop()
         self._trees: dict[str, Tree] = {}
         self._by_pid: dict[int, Tree] = {}
@@ -160,6 +165,7 @@ class Spawner:
                 "containment": self._containment.level,
                 "controllers": self._containment.controllers,
                 "notes": self._containment.notes,
+                "isolation": {"levels": self._abilities.levels(), "notes": self._abilities.notes()},
                 "swept": self._swept,
                 "trees": len(self._trees),
             }
@@ -189,6 +195,9 @@ class Spawner:
                 self._drop(tree, text)
 
     def _start(self, request: SpawnRequest, fds: list[int]) -> None:
+        level = request.isolation.level
+        if refused := self._abilities.refusal(level):
+            raise ValueError(refused)
         try:
             leaf = self._containment.create(request.id, request.limits)
         except OSError as error:
@@ -196,10 +205,13 @@ class Spawner:
         tree = Tree(request.id, leaf, self._tell, self._end_strays, self._gone, self._loop)
         tree.hold(request.folder)
         self._trees[request.id] = tree
-        if request.command is None:
-            self._fork(tree, request, leaf, fds)
-        else:
+        if request.command is not None:
             self._exec(tree, request, leaf)
+        elif level == NAMESPACED:
+            keep = (fds[0], self._lifeline)
+            self._exec(tree, foreign.own_command(request, *keep), leaf, keep)
+        else:
+            self._fork(tree, request, leaf, fds)
 
     def _fork(self, tree: Tree, request: SpawnRequest, leaf: Leaf, fds: list[int]) -> None:
         cgroup_fd = leaf.fd()
@@ -216,9 +228,10 @@ class Spawner:
             )
         )
 
-    def _exec(self, tree: Tree, request: SpawnRequest, leaf: Leaf) -> None:
+    def _exec(self, tree: Tree, request: SpawnRequest, leaf: Leaf, keep: tuple[int, ...] = ()) -> None:
+        limit_memory = not self._containment.limits_memory()
         try:
-            birth = foreign.fork(request, leaf, limit_memory=not self._containment.limits_memory())
+            birth = foreign.fork(request, leaf, self._ground, limit_memory=limit_memory, keep=keep)
         except OSError as error:
             self._drop(tree, f"fork: {error.strerror}")
             return

@@ -3,7 +3,7 @@
 import os
 import resource
 import signal
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final
 
 from worker.spawn import ERR_FIFO, OUT_FIFO, Limits
@@ -35,12 +35,13 @@ def become_worker(
     cgroups: Collection[str],
     limit_memory: bool,
     keep: Collection[int] = (),
+    confine: Callable[[], None] | None = None,
 ) -> None:
     """Turn the calling process, fresh from a fork, into a contained worker. Raises OSError or ParentGoneError.
 
     `parent` is the spawner's pid; `cgroups` are the cgroup.procs files to join besides the cgroup it was born in;
     `limit_memory` bounds the address space because no controller bounds the tree's memory; `keep` are the descriptors
-    to leave open besides 0, 1 and 2.
+    to leave open besides 0, 1 and 2; `confine` takes away what is left to be taken, last of all.
     """
     for path in cgroups:
         with open(path, "wb", buffering=0) as file:
@@ -58,6 +59,8 @@ def become_worker(
     _close_all_but(keep)
     _limit(limits, limit_memory=limit_memory)
     prctl(PR_SET_NO_NEW_PRIVS, 1)
+    if confine is not None:
+        confine()
 
 
 def _redirect() -> None:

@@ -258,11 +258,13 @@ class Zygotes:
 
     def _ask(self, zygote: Zygote, fork: Fork) -> None:
         request = fork.request
+        asked = request.to_message()
         message = {
             "id": request.id,
             "folder": request.folder,
             "environment": request.environment,
-            "limits": request.to_message()["limits"],
+            "limits": asked["limits"],
+            "isolation": asked["isolation"],
             "procs_files": fork.procs_files,
             "limit_memory": fork.limit_memory,
             "cgroup": fork.cgroup >= 0,
