@@ -195,6 +195,7 @@ class House:
     def _successor(self) -> Agentd:
         server = Agentd(self.state_dir, self.folder, extra_path=ZOO)
         server.add_path(ADDONS)
+        server.needs_zygote = False
         return server
 
     def _settings(self) -> dict[str, Any]:
