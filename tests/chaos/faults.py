@@ -56,6 +56,11 @@ class Scene:
         """The record of a channel."""
         return self.house.state_dir / "records" / f"{self.channels[channel]['id']}.json"
 
+    def in_want(self, fault: Fault) -> int | None:
+        """The same, for what is to lack something: None is a server that only starts, which may give up then."""
+        starts = fault.kind.endswith("server") and self.house.last("server.ready") is None
+        return None if starts else self.process(fault)
+
     def process(self, fault: Fault) -> int | None:
         """The process whose role is the last part of the fault's name."""
         role = fault.kind.rpartition("_")[2]
@@ -132,7 +137,7 @@ async def starve(scene: Scene, fault: Fault) -> None:
     elif role != "zygote":
         scene.lose_spawner() if role == "spawner" else scene.lose(ALL)
         scene.may_err = True
-    pid = scene.process(fault)
+    pid = scene.in_want(fault)
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
     except OSError:
@@ -143,7 +148,7 @@ async def starve(scene: Scene, fault: Fault) -> None:
 
 async def no_descriptors(scene: Scene, fault: Fault) -> None:
     """A process can open nothing more for a while."""
-    pid = scene.process(fault)
+    pid = scene.in_want(fault)
     scene.may_err = scene.may_err or fault.kind.endswith("server")
     try:
         open_ = len(os.listdir(f"/proc/{pid}/fd"))

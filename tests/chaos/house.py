@@ -81,7 +81,8 @@ class House:
 
     def step_clock(self, seconds: int) -> None:
         """Put the wall clock of the server forward."""
-        self._clock.write_bytes(struct.pack("l", seconds))
+        with self._clock.open("r+b", buffering=0) as file:  # in place: it is mapped, and must not be shorter meanwhile
+            file.write(struct.pack("l", seconds))
 
     def graphs(self) -> list[dict[str, Any]]:
         """An agent and a command, both with a witness."""
@@ -195,6 +196,7 @@ class House:
     def _successor(self) -> Agentd:
         server = Agentd(self.state_dir, self.folder, extra_path=ZOO)
         server.add_path(ADDONS)
+        server.needs_zygote = False
         return server
 
     def _settings(self) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class Agentd:
         self.folder = folder
         self.events: list[Event] = []
         self.address = ""
+        self.needs_zygote = True  # a start waits for it; one that died often is begun only when it is asked for
         self.process: asyncio.subprocess.Process | Forked | None = None
         self.inherited: tuple[int, ...] = ()  # descriptors the server gets from us
         self._nursery = nursery
@@ -89,7 +90,8 @@ class Agentd:
         self._reader = asyncio.create_task(self._read(self.process), name="agentd log reader")
         ready = await self.event("server.ready")
         self.address = ready["addresses"][0]
-        await self.event("zygote.ready")
+        if self.needs_zygote:
+            await self.event("zygote.ready")
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE))
         return self
 
