@@ -256,9 +256,9 @@ class Channel:
     def _begin_stop(self) -> None:
         cause = self._found.cause
         late_ms = round((time.monotonic() - self.lease.deadline) * 1000, 3) if cause is Cause.LAPSED else None
+        self._keeping.put_ending()
         self._log.info("channel.stopping", cause=cause, late_ms=late_ms)
         self.announce("stopping", cause=cause)
-        self._keeping.put_ending()
         grace = self._around.settings.worker_stop_grace_seconds
         term_after = 0.0 if self.foreign else grace * FRAME_SHARE
         if not self.foreign:
