@@ -219,7 +219,7 @@ class Channel:
         plan = self._plan
         try:
             self._files.create(plan.property_file)
-            self._link.open(self.folder, epoch=self._around.epoch)
+            self._link.open(self.folder)
             self._files.collect(self._around, self.name)
             self._around.spawner.spawn(
                 plan.request_for(self.id, self.folder, self._files.property_file),
