@@ -220,7 +220,7 @@ class Channel:
         plan = self._plan
         try:
             self._files.create(plan.property_file)
-            self._link.open(self.folder, epoch=self._around.epoch)
+            self._link.open(self.folder)
             self._files.collect(self._around, self.name)
             request, config = plan.request_for(self.id, self._files), plan.config_for(self.id, self.folder)
             self._around.spawner.spawn(request, config, self)
@@ -254,9 +254,9 @@ class Channel:
     def _begin_stop(self) -> None:
         cause = self._found.cause
         late_ms = round((time.monotonic() - self.lease.deadline) * 1000, 3) if cause is Cause.LAPSED else None
+        self._keeping.put_ending()
         self._log.info("channel.stopping", cause=cause, late_ms=late_ms)
         self.announce("stopping", cause=cause)
-        self._keeping.put_ending()
         grace = self._around.settings.worker_stop_grace_seconds
         term_after = 0.0 if self.foreign else grace * FRAME_SHARE
         if not self.foreign:

@@ -94,6 +94,8 @@ async def test_a_signal_to_a_stranger_is_seen() -> None:
             pytest.skip("the number of a process cannot be chosen here")
         assert await decoys.release() == []
         await decoys.follow([dead.pid])
+        if decoys.taken < 2:
+            pytest.skip("somebody else has got the number meanwhile")
         for number in (signal.SIGTERM, signal.SIGKILL):
             os.kill(dead.pid, number)
         hits = await decoys.release()

@@ -12,7 +12,7 @@ import pytest
 from tests.harness import Agentd
 from tests.harness.graphs import ECHO, foreign
 from tests.harness.server import PATIENCE
-from tests.harness.survivors import ending, follow, pids, rows
+from tests.harness.survivors import claimed, ending, follow, pids, rows
 from tests.harness.talk import TALKER, Stream, in_channel, post, stream
 from tests.harness.witness import Witness
 
@@ -256,6 +256,7 @@ async def test_a_record_that_is_none_is_not_trusted(agentd: Agentd, successor: A
     await agentd.begin("bad")
     await agentd.begin("good")
     identity = (await agentd.channel("bad"))["id"]
+    await claimed(agentd, "bad")
     await agentd.kill()
     record = agentd.state_dir / "records" / f"{identity}.json"
     record.write_text(BAD_RECORDS[fault](record.read_text()))
@@ -278,6 +279,7 @@ async def test_a_folder_that_is_gone_ends_its_channel_and_no_other(
     await agentd.begin("bad")
     await agentd.begin("good")
     folder = agentd.state_dir / "ch" / (await agentd.channel("bad"))["id"]
+    await claimed(agentd, "bad")
     await agentd.kill()
     for path in list(folder.iterdir()):
         if path.name in names or not names:

@@ -485,6 +485,7 @@ async def test_its_output_is_logged_by_complete_lines(
     assert [line for line in lines if line != "an error"] == LINES
 
 
+@pytest.mark.own_interpreter
 async def test_its_output_on_ours_with_the_channels_name(
     agentd: Agentd, app: Path, command: Command, witness: Witness, capfd: pytest.CaptureFixture[str]
 ) -> None:

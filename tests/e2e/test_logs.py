@@ -130,7 +130,9 @@ async def test_what_a_worker_plants_in_its_folder_freezes_nothing(agentd: Agentd
     assert json.loads(record.read_bytes())["channel"] == "c"
     assert (await agentd.end("c"))["code"] == "0"
     await agentd.gone("c")
-    assert not record.exists()
+    async with asyncio.timeout(PATIENCE):
+        while record.exists():  # until the ledger has the end
+            await asyncio.sleep(0.02)
     assert not (agentd.state_dir / "ch" / channel_id).exists()
     assert (agentd.folder / "victim").read_text() == "precious"
     assert [event for event in agentd.events if event["event"] == "channel.folder_left"] == []
@@ -159,10 +161,17 @@ async def test_a_folder_of_any_kind_does_not_hold_up_the_next_server(
     await agentd.kill()
     await successor.start(graphs=[ECHO])
     await successor.begin("c")
+    assert not mine.exists()
+    lives = {one["name"] for one in (await successor.get("/channels"))["channels"]} - {"c"}
+    assert "closed" in lives
+    assert "planted" in lives
+    for name in lives:
+        assert (await successor.end(name))["code"] in {"0", "10002"}
+    record = agentd.state_dir / "records" / f"{(await successor.channel('c'))['id']}.json"
+    async with asyncio.timeout(PATIENCE):
+        while list((agentd.state_dir / "records").iterdir()) != [record]:
+            await asyncio.sleep(0.02)
     assert list(logs.glob("property-*")) == [other]
-    assert list((agentd.state_dir / "records").iterdir()) == [
-        agentd.state_dir / "records" / f"{(await successor.channel('c'))['id']}.json"
-    ]
     left = [path for path in (agentd.state_dir / "ch").iterdir() if path.is_dir()]
     assert [path.name for path in left] == [(await successor.channel("c"))["id"]]
 

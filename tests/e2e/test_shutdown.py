@@ -22,6 +22,7 @@ KEPT = {
     "store.db",
     "store.db.lock",
     "agentd-state",
+    "marks",
     "records",
     "ch",
     "logs",

@@ -203,9 +203,7 @@ async def test_a_worker_killed_between_two_turns_costs_one_turn_at_most(server: 
 
 
 @OWNERS
-async def test_a_killed_server_leaves_the_turn_as_lost_and_the_session_goes_on(
-    agentd: Agentd, successor: Agentd, owner: str
-) -> None:
+async def test_a_killed_server_leaves_the_turn_to_its_successor(agentd: Agentd, successor: Agentd, owner: str) -> None:
     await agentd.start(graphs=[TALKER])
     if owner == "session":
         await ask(agentd, ["remember", {"name": "Ada"}], session="s")
@@ -214,17 +212,20 @@ async def test_a_killed_server_leaves_the_turn_as_lost_and_the_session_goes_on(
         first = await answer.next()
         await answer.until("text")
         channel = await agentd.channel(first["channel"])
-        assert (await agentd.get("/ledger"))["lives"], (
-            "what is noted is written within a moment, or when it is asked for"
-        )
         await agentd.kill()
     await successor.start()
     row = turn_rows(successor)[first["turn"]]
-    assert (row["cause"], row["text"]) == ("server_lost", None)
-    lives = (await successor.get(f"/ledger?channel={channel['name']}"))["lives"]
-    assert [(life["cause"], life["id"]) for life in lives] == [("server_lost", channel["id"])]
-    assert (await successor.get("/channels"))["channels"] == []
+    assert (row["cause"], row["text"]) == (None, None)
+    now = await successor.channel(channel["name"])
+    assert (now["id"], now["pid"], now["turn"]["id"]) == (channel["id"], channel["pid"], first["turn"])
+    ended = await successor.request("DELETE", f"/channels/{channel['name']}/turns/{first['turn']}")
+    assert ended["cause"] == "turn_cancelled"
+    row = turn_rows(successor)[first["turn"]]
+    assert (row["cause"], row["text"]) == ("turn_cancelled", "on")
+    if owner == "single":
+        assert (await successor.gone(channel["name"]))["cause"] == "turn_ended"
     if owner == "session":
-        answer_again = await ask(successor, ["recall", "name"], ["say", " / "], ["history", None], session="s")
-        assert answer_again["text"] == "Ada / user: ? | assistant: remembered"
+        answer_again = await ask(successor, ["recall", "name"], session="s")
+        assert answer_again["text"] == "Ada"
+        assert (await successor.channel(channel["name"]))["pid"] == channel["pid"]
     assert faults(successor) == []

@@ -74,7 +74,7 @@ class Agentd:
             **settings,
         }
         self._planted |= secrets.planted_in(environment)
-        if self._nursery is None or self.inherited:
+        if self._nursery is None or self.inherited or "command" in vars(self):
             self.process = await asyncio.create_subprocess_exec(
                 *self.command(environment),
                 *flags,

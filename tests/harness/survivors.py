@@ -21,6 +21,13 @@ async def rows(agentd: Agentd, **wanted: Any) -> list[dict[str, Any]]:
     return found
 
 
+async def claimed(agentd: Agentd, channel: str) -> None:
+    """Return when a channel's start is in the ledger, which is written a little later."""
+    async with asyncio.timeout(PATIENCE):
+        while not await rows(agentd, channel=channel):
+            await asyncio.sleep(0.02)
+
+
 async def ending(agentd: Agentd, channel: str) -> dict[str, Any]:
     """What the ledger says of a channel's last life, once it says that it has ended."""
     async with asyncio.timeout(PATIENCE):
