@@ -104,7 +104,6 @@ class Server:
         self._parts.push_async_callback(self.store.close)
         self.attachments = _attachments_of(settings, self.store, self.spawner, self._environ)
         self._parts.push_async_callback(self.attachments.close)
-        await self.attachments.open()
         handouts = Handouts(settings.attachments_dir, instance_of(settings.state_dir))
         await asyncio.to_thread(handouts.clear, {survivor.record.id for survivor in found})
         self._chronicle = Chronicle(self.store.note)
@@ -135,6 +134,7 @@ class Server:
         adopted = self._adopt(found)
         discarded = await self.spawner.discard()
         cleared = await asyncio.to_thread(self._clear, frozenset(adopted))
+        await self.attachments.open()  # now: what begins to read has a folder that must not be cleared
         self._own(_stay_marked(marks), "mark of life")
         self.drain = Drain(self.table)
         self._parts.push_async_callback(self.drain.close)
