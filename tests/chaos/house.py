@@ -85,19 +85,21 @@ class House:
             file.write(struct.pack("l", seconds))
 
     def graphs(self) -> list[dict[str, Any]]:
-        """An agent and a command, both with a witness."""
+        """An agent and a command, both with a witness, which lies where no worker reaches it by itself."""
+        isolation = {"write": [str(self.witness)]}
         node = {"type": "extension", "name": "t", "addon": "chaos_resident", "property": {"folder": str(self.witness)}}
         commands = [
             {
                 "name": f"foreign{number}",
                 "graph": {"nodes": []},
                 "agentd": {
-                    "command": [sys.executable, "-IS", str(ADDONS / "holds.py"), str(self.witness), f"foreign{number}"]
+                    "command": [sys.executable, "-IS", str(ADDONS / "holds.py"), str(self.witness), f"foreign{number}"],
+                    "isolation": isolation,
                 },
             }
             for number in range(FOREIGN)
         ]
-        return [ECHO, {"name": "resident", "graph": {"nodes": [node]}}, *commands]
+        return [ECHO, {"name": "resident", "graph": {"nodes": [node]}, "agentd": {"isolation": isolation}}, *commands]
 
     @property
     def port(self) -> int:

@@ -283,7 +283,7 @@ async def test_a_folder_that_is_gone_ends_its_channel_and_no_other(
     await agentd.kill()
     for path in list(folder.iterdir()):
         if path.name in names or not names:
-            path.unlink()
+            path.rmdir() if path.is_dir() else path.unlink()
     if not names:
         folder.rmdir()
     await successor.start()

@@ -131,6 +131,7 @@ async def test_two_hundred_rounds_leave_nothing(agentd: Agentd, containment: str
     await rounds(ROUNDS)
     assert await files() == listed
     for pid, name in ((server, "server"), (spawner, "spawner"), (zygote, "zygote")):
-        after = Use(pid)
-        assert after.fds <= before[pid].fds + 1, name
+        async with asyncio.timeout(10):
+            while (after := Use(pid)).fds > before[pid].fds + 1:  # it lets go of the last tree a moment later
+                await asyncio.sleep(0.02)
         assert after.anonymous <= before[pid].anonymous + MOST_GROWTH, name

@@ -3,13 +3,14 @@
 import asyncio
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.harness import Agentd
-from tests.harness.graphs import ECHO, own
+from tests.harness.graphs import ECHO, own, reaching
 from tests.harness.server import PATIENCE
 from tests.harness.witness import Witness
 from worker.spawn import instance_of
@@ -23,7 +24,7 @@ REQUESTS = 600  # more than pipe, reader's buffer and queue hold
 def beast(code: str, folder: Path, name: str = "beast") -> dict[str, Any]:
     """A foreign worker that runs this shell code in its channel's folder, tells that it has, and stays."""
     script = f'cd "$AGENTD_CHANNEL_FOLDER"; {code}; echo "done $$" > {folder}/witness; exec sleep 1000'
-    return {"name": name, "graph": {"nodes": []}, "agentd": {"command": ["sh", "-c", script]}}
+    return {"name": name, "graph": {"nodes": []}, "agentd": {"command": ["sh", "-c", script], **reaching(folder)}}
 
 
 async def ping_quickly(agentd: Agentd, channel: str) -> None:
@@ -84,7 +85,9 @@ async def test_the_last_lines_are_written(agentd: Agentd) -> None:
     assert names[-1] == "server.stopped"
 
 
-FRAMES = """python3 -c '
+FRAMES = (
+    f"{sys.executable} -c '"
+    + """
 import os
 up = os.open("up", os.O_WRONLY)
 def write(data):
@@ -95,6 +98,7 @@ frame = b"{\\"t\\":\\"state\\",\\"n\\":%d,\\"node\\":\\"\\\\u001b[2J\\",\\"error
 for number in range(2, 6000, 2):
     write(frame % number)
 '"""
+)
 
 
 async def test_frames_do_not_flood_the_servers_log(agentd: Agentd, witness: Witness) -> None:

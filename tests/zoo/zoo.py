@@ -53,7 +53,7 @@ class Teller(Node):
     async def start(self) -> None:
         with open(beasts.channel_file("environment"), "w") as file:
             file.write("\0".join(f"{name}={value}" for name, value in os.environ.items()))
-        beasts.sayer(self.context.properties["folder"])("told")
+        beasts.Say(self.context.properties["folder"])("told")
 
 
 class Prisoner(Node):

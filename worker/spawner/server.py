@@ -76,6 +76,9 @@ class Spawner:
     async def run(self, ready: Callable[[], None]) -> None:
         """Serve until told to shut down, or until no control server came for the orphan grace."""
         self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        self._loop.call_soon(
+            self._reap
+        )  # what came to us before: bubblewrap, when it is tried, leaves its first process
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._finish, "server_stopped")
         self._loop.add_reader(self._containment.watch.fileno(), self._containment.watch.dispatch)
