@@ -853,7 +853,7 @@ def test_options(value: Any, expected: GraphOptions) -> None:
     ("value", "key", "shown", "allowed"),
     [
         (5, "agentd is", "5", "an object"),
-        ({"nice": 1}, "agentd", "'nice'", "command, cwd, limits, max_workers"),
+        ({"nice": 1}, "agentd", "'nice'", "command, cwd, limits, isolation, max_workers"),
         ({"command": []}, "agentd.command", "[]", "a command line"),
         ({"command": ""}, "agentd.command", "''", "a command line"),
         ({"command": "a 'b"}, "agentd.command", "a 'b", "No closing quotation"),

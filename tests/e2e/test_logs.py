@@ -87,7 +87,7 @@ async def test_the_last_lines_are_written(agentd: Agentd) -> None:
 
 FRAMES = (
     f"{sys.executable} -c '"
-    + """
+    """
 import os
 up = os.open("up", os.O_WRONLY)
 def write(data):

@@ -31,6 +31,7 @@ KEPT = {
     "spawner.log",
     "attachments",
     "attachments/.incoming",  # and the server's instance; empty
+    "attachments/.given",  # the same
 }
 
 

@@ -17,6 +17,7 @@ from supervisor.attachments.state import TaskState
 from supervisor.catalog import GraphCatalog
 from supervisor.causes import Cause, Refusal
 from supervisor.channels.bell import Bell
+from supervisor.channels.confinement import Isolated
 from supervisor.channels.feed import Feed
 from supervisor.channels.lease import Lease, timeout_of
 from supervisor.channels.lifecycle import State
@@ -77,6 +78,7 @@ class MemoryChannel:
     nodes: list[dict[str, Any]] = field(default_factory=list)
     asking: MemoryAsking = field(default_factory=MemoryAsking)
     owner: Owner = NOBODY
+    isolation: Isolated = field(default_factory=lambda: Isolated("confined", "confined"))
 
     def __post_init__(self) -> None:
         self.feed = Feed(self.id, most_events=8)

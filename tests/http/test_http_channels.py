@@ -32,6 +32,7 @@ KEYS = [
     "cpu_percent",
     "processes",
     "limits",
+    "isolation",
     "turn",
     "last_event",
 ]
