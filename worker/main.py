@@ -163,6 +163,7 @@ class Worker:
         self._stop: asyncio.Future[float] = self._loop.create_future()  # its result is the grace in seconds
         self._pipe = Pipe(config.folder, self._on_frame)
         self._graph: Graph | None = None
+        self._is_ready = False
         self._turns = Turns(self._pipe, config.folder)
         self._beat = Beat(self._pipe, config.beat_seconds, lambda: self._turns.current)
         self._requests: set[asyncio.Task[None]] = set()
@@ -209,6 +210,7 @@ class Worker:
         self._pipe.post({"t": Up.READY, "nodes": self._graph.nodes, "skipped": self._graph.skipped})
         self._pipe.flush()
         self._describe(self._graph.descriptions())
+        self._is_ready = True
         self._turns.open(self._graph)
         self._beat.start()
 
@@ -251,6 +253,8 @@ class Worker:
                 self._turns.cancel(frame)
             case Down.COMMAND | Down.UPDATE:
                 self._begin_request(frame)
+            case Down.RESUME:
+                self._describe_again()
             case other:
                 log.warning("worker.frame_ignored", type=other)
 
@@ -289,6 +293,14 @@ class Worker:
                 self._pipe.post(description)
             except FrameError as error:
                 log.warning("node.description_unfit", node=description["node"], error=str(error))
+
+    def _describe_again(self) -> None:
+        """A supervisor that follows another has what is on record: nothing of what updates made of the nodes."""
+        if self._graph is not None and self._is_ready:
+            try:
+                self._describe(self._graph.descriptions())
+            except FAILURES:  # of a node that cannot describe itself
+                log.exception("worker.not_described")
 
     def _built(self) -> Graph:
         if self._graph is None:

@@ -19,7 +19,11 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 class Pipe:
-    """Both FIFOs of a channel's folder. `on_frame` gets every downward frame but those of the protocol itself."""
+    """Both FIFOs of a channel's folder.
+
+    `on_frame` gets every downward frame but those of the protocol itself; of these only the ``resume`` of a supervisor
+    that is not the first, once it is obeyed.
+    """
 
     def __init__(self, folder: str, on_frame: Callable[[Frame], None], outbox: Outbox | None = None) -> None:
         self._folder = folder
@@ -131,7 +135,7 @@ class Pipe:
             log.warning("pipe.bad_frame", frame=frame)
 
     def _resume(self, frame: Frame) -> None:
-        version = version_of(frame)
+        version, before = version_of(frame), self._outbox.epoch
         if version is None or not _count(frame.get("epoch")) or not _count(frame.get("last")):
             log.warning("pipe.bad_frame", frame=frame)
         elif not self._outbox.resume(frame["epoch"], frame["last"], version):
@@ -140,6 +144,8 @@ class Pipe:
             if not self._outbox.full:
                 self._room.set()
             self.flush()
+            if before:
+                self._on_frame(frame)
 
 
 def _count(value: Any) -> bool:

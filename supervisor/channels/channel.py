@@ -163,6 +163,7 @@ class Channel:
 
     def leave(self) -> None:
         """Let go of the worker, as it is, for a successor: nobody is told of an end."""
+        self._files.leave()
         self.let_go()
         self._waiters.refuse(Refusal(Cause.SHUTTING_DOWN))
 

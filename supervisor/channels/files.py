@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from supervisor.attachments.handout import Handout
 from supervisor.processes.bundle import Bundle, remove
-from supervisor.processes.logs import FileTarget, LogSink, StdoutTarget
+from supervisor.processes.logs import LogSink
+from supervisor.processes.targets import FileTarget, StdoutTarget
 from worker.spawn import ERR_FIFO, OUT_FIFO
 
 if TYPE_CHECKING:
@@ -94,6 +95,11 @@ class ChannelFiles:
         """The worker has ended: take what is left of its output, then let go."""
         if self._sink is not None:
             self._sink.close()
+
+    def leave(self) -> None:
+        """What the worker says from now on is for a successor."""
+        if self._sink is not None:
+            self._sink.leave()
 
     async def remove(self) -> None:
         """Remove all but the log and the records. Raises OSError."""

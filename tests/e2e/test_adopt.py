@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from tests.harness import Agentd
-from tests.harness.graphs import ECHO, foreign
+from tests.harness.graphs import ECHO, FRIDAY, foreign
 from tests.harness.server import PATIENCE
 from tests.harness.survivors import claimed, ending, follow, pids, rows
 from tests.harness.talk import TALKER, Stream, in_channel, post, stream
 from tests.harness.witness import Witness
+from worker.outbox import TURN_PAST_FRAMES
 
 LEVELS = pytest.mark.parametrize("containment", ["auto", "sweep"])
 PIECES = 400
@@ -115,6 +116,26 @@ async def test_a_reader_that_comes_before_its_worker_was_heard_again_waits(agent
     seen += await rest
     assert [event["text"] for event in seen if event["event"] == "text"] == [f"{n} " for n in range(PIECES)]
     assert not any(event["event"] == "gap" for event in seen)
+
+
+async def test_what_an_update_made_of_a_node_is_known_however_long_ago_it_was(
+    agentd: Agentd, successor: Agentd
+) -> None:
+    await agentd.start(graphs=[FRIDAY], AGENTD_OVERRIDABLE="friday.*")
+    await agentd.post("/channels", graph="friday", name="c")
+    await agentd.request("PATCH", "/channels/c/properties", json={"friday": {"name": "Sunday", "pace_ms": 0}})
+    said = 0
+    while said < 2 * TURN_PAST_FRAMES:  # what the worker told of its nodes is not among what it can tell again
+        async with stream(agentd, {"message": "Who are you?"}, "/channels/c/turns") as answer:
+            said += len(await answer.all())
+    nodes = (await agentd.channel("c"))["nodes"]
+    assert nodes[0]["properties"]["name"] == "Sunday"
+    await agentd.kill()
+
+    await successor.start()
+    async with asyncio.timeout(PATIENCE):
+        while (await successor.channel("c"))["nodes"] != nodes:
+            await asyncio.sleep(0.02)
 
 
 async def test_the_conversation_has_the_whole_answer(agentd: Agentd, successor: Agentd) -> None:

@@ -15,10 +15,10 @@ import aiohttp
 from tests.e2e.test_docs import DOCS, shell, snippets
 from tests.harness import Agentd
 from tests.harness.agentscope import DONE, Event, Reply, ask, asked, process, text_of
+from tests.harness.graphs import FRIDAY
 from tests.harness.server import PATIENCE
 from tests.harness.talk import MUTE, TALKER, client, faults, request_bytes
 
-FRIDAY = {"name": "friday", "graph": {"nodes": [{"type": "extension", "name": "friday", "addon": "friday"}]}}
 SLEEPER = {"name": "sleeper", "graph": {"nodes": [{"type": "extension", "name": "sleeper", "addon": "zoo_sleeper"}]}}
 BROKEN = {"name": "broken", "graph": {"nodes": [{"type": "extension", "name": "x", "addon": "nobody_has_this"}]}}
 GRAPHS: list[dict[str, Any]] = [FRIDAY, TALKER, MUTE, SLEEPER, BROKEN]

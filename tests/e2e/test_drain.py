@@ -11,10 +11,10 @@ from supervisor.auth import Scope
 from supervisor.keys import KeyFile, new_key
 from supervisor.processes.bundle import prepare_state
 from tests.harness import Agentd
+from tests.harness.graphs import FRIDAY
 from tests.harness.server import PATIENCE
 from tests.harness.talk import TALKER, body, in_channel, post, stream
 
-FRIDAY = {"name": "friday", "graph": {"nodes": [{"type": "extension", "name": "friday", "addon": "friday"}]}}
 ASKED = [{"role": "user", "content": "Hello"}]
 
 # What would begin a channel, on every API: the path, the body, and where in the answer its own error form shows.

@@ -10,12 +10,12 @@ import aiohttp
 import pytest
 
 from tests.harness import Agentd
+from tests.harness.graphs import FRIDAY
 from tests.harness.server import PATIENCE
 from tests.harness.talk import TALKER, Event, Stream, in_channel, stream, text_of
 
 EVENTS = "/channels/c/events"
 TURNS = "/channels/c/turns"
-FRIDAY = {"name": "friday", "graph": {"nodes": [{"type": "extension", "name": "friday", "addon": "friday"}]}}
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from typing import Any
 
 BEASTS = Path(__file__).parent.parent / "zoo" / "beasts.py"
 ECHO = {"name": "echo", "graph": {"nodes": [{"type": "extension", "name": "echo", "addon": "echo"}]}}
+FRIDAY = {"name": "friday", "graph": {"nodes": [{"type": "extension", "name": "friday", "addon": "friday"}]}}
 
 Graph = dict[str, Any]
 

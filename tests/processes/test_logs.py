@@ -2,27 +2,24 @@
 
 import asyncio
 import contextlib
+import errno
+import fcntl
 import os
+import random
+import resource
+import select
+import signal
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import pytest
 
-from supervisor.processes.logs import (
-    BURST,
-    LARGEST_PIPE,
-    MAX_LINE,
-    MOST_SAID,
-    FileTarget,
-    LogSink,
-    LogWriter,
-    StdoutTarget,
-    Throttled,
-    prune,
-)
+from supervisor.processes.logs import BURST, LARGEST_PIPE, MOST_SAID, READ_SIZE, LogSink, LogWriter, Throttled, prune
+from supervisor.processes.peek import Peek, take
+from supervisor.processes.targets import FileTarget, StdoutTarget, Target
 
 PATIENCE = 20
 
@@ -34,11 +31,26 @@ class Kept:
         self.data = b""
         self.closed = threading.Event()
 
-    def write(self, lines: bytes) -> None:
-        self.data += lines
+    def take(self, pipe: int, lines: bytes) -> None:
+        take(pipe, len(lines))
+        self.data += lines if lines.endswith(b"\n") else lines + b"\n"
 
     def close(self) -> None:
         self.closed.set()
+
+
+class Failing(Kept):
+    """A target on a disk that is full."""
+
+    def take(self, pipe: int, lines: bytes) -> None:
+        take(pipe, len(lines))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Wait for it; the suite's own bound ends a wait that is in vain."""
+    while not true():
+        await asyncio.sleep(0.002)
 
 
 @pytest.fixture
@@ -49,10 +61,25 @@ async def writer() -> AsyncIterator[LogWriter]:
     writer.close()
 
 
-async def sunk(folder: Path, writer: LogWriter, *pieces: bytes, rate: int = 1 << 30) -> bytes:
+def given(target: Target, lines: bytes) -> bytes:
+    """Let the target take the lines from a pipe that has more in it, without waiting; what is in it then."""
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    try:
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 1 << 20)
+        os.write(writer, lines + b"more")
+        target.take(reader, lines)
+        return os.read(reader, READ_SIZE)
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+async def sunk(
+    folder: Path, writer: LogWriter, *pieces: bytes, rate: int = 1 << 30, target: Kept | None = None
+) -> bytes:
     """What comes out when a worker writes these pieces to its stdout and ends."""
     os.mkfifo(folder / "out")
-    target = Kept()
+    target = target or Kept()
     sink = LogSink(folder, ("out",), target, writer, rate)
     fd = os.open(folder / "out", os.O_WRONLY)
 
@@ -75,11 +102,11 @@ async def test_lines_come_whole_and_the_last_one_is_ended(tmp_path: Path, writer
 
 
 async def test_a_line_without_an_end_is_cut(tmp_path: Path, writer: LogWriter) -> None:
-    data = await sunk(tmp_path, writer, b"x" * (5 * MAX_LINE) + b"\nnext\n")
+    data = await sunk(tmp_path, writer, b"x" * (5 * READ_SIZE) + b"\nnext\n")
     lines = data.splitlines()
     assert lines[-1] == b"next"
-    assert b"".join(lines[:-1]) == b"x" * (5 * MAX_LINE)
-    assert max(map(len, lines)) <= 2 * MAX_LINE
+    assert b"".join(lines[:-1]) == b"x" * (5 * READ_SIZE)
+    assert max(map(len, lines)) <= READ_SIZE
 
 
 async def test_all_of_a_flood_comes_through(tmp_path: Path, writer: LogWriter) -> None:
@@ -103,24 +130,25 @@ async def test_fifos_that_are_not_there_leave_nothing_open(tmp_path: Path, write
 
 
 async def test_of_a_pipe_somebody_writes_on_no_more_is_taken_than_it_can_hold(
-    tmp_path: Path, writer: LogWriter
+    tmp_path: Path, writer: LogWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     os.mkfifo(tmp_path / "out")
     target = Kept()
     sink = LogSink(tmp_path, ("out",), target, writer, 1 << 30)
     fd = os.open(tmp_path / "out", os.O_WRONLY | os.O_NONBLOCK)
-    take = sink._take
+    peek = writer.peek
 
-    def write_on(number: int) -> int:
+    def write_on(pipe: int, most: int) -> bytes:
         with contextlib.suppress(BlockingIOError):
             while True:
                 os.write(fd, b"x" * 999 + b"\n")
-        return take(number)
+        return peek(pipe, most)
 
-    sink._take = write_on  # type: ignore[method-assign]
+    monkeypatch.setattr(writer, "peek", write_on)
     sink.close()
-    os.close(fd)
     assert await asyncio.to_thread(target.closed.wait, PATIENCE)
+    os.close(fd)
+    monkeypatch.undo()
     assert LARGEST_PIPE <= len(target.data) <= LARGEST_PIPE + 2 * 64 * 1024
 
 
@@ -137,7 +165,7 @@ def test_what_is_planted_in_a_logs_place_is_neither_waited_for_nor_followed(tmp_
     os.mkfifo(path) if kind == "fifo" else path.symlink_to(victim)
     target = FileTarget(path, 100)
     with pytest.raises(OSError, match=r"No such device|symbolic links"):
-        target.write(b"line\n")
+        given(target, b"line\n")
     assert victim.read_text() == "precious"
 
 
@@ -146,33 +174,154 @@ def test_a_file_is_rotated_and_one_predecessor_is_kept(tmp_path: Path) -> None:
     target = FileTarget(path, 100)
     assert not path.exists()
     for number in range(30):
-        target.write(b"line %04d\n" % number)
+        assert given(target, b"line %04d\n" % number) == b"more"
     target.close()
     assert path.read_bytes() == b"".join(b"line %04d\n" % n for n in range(20, 30))
     assert (tmp_path / "app.log.1").read_bytes() == b"".join(b"line %04d\n" % n for n in range(10, 20))
     assert path.stat().st_mode & 0o777 == 0o600
     assert sorted(p.name for p in tmp_path.glob("app*")) == ["app.log", "app.log.1"]
     again = FileTarget(path, 100)
-    again.write(b"more\n")
+    given(again, b"last")
     again.close()
-    assert path.read_bytes().endswith(b"line 0029\nmore\n")
+    assert path.read_bytes().endswith(b"line 0029\nlast\n")
 
 
-async def test_a_disk_that_fails_is_told_and_does_not_stop_the_others(tmp_path: Path, writer: LogWriter) -> None:
-    lost, kept = FileTarget(tmp_path / "no folder" / "app.log", 100), Kept()
-    done: list[int] = []
-    writer.put(lost, b"lost\n", done.append)
-    writer.put(kept, b"kept\n", done.append)
-    writer.call(kept.close)
-    assert await asyncio.to_thread(kept.closed.wait, PATIENCE)
-    assert (kept.data, done) == (b"kept\n", [5, 5])
+def test_a_file_that_somebody_emptied_goes_on_at_its_beginning(tmp_path: Path) -> None:
+    target = FileTarget(tmp_path / "app.log", 1000)
+    given(target, b"one\n")
+    os.truncate(tmp_path / "app.log", 0)
+    given(target, b"two\n")
+    target.close()
+    assert (tmp_path / "app.log").read_bytes() == b"two\n"
+
+
+def test_what_cannot_be_written_is_lost_and_not_in_the_way(tmp_path: Path) -> None:
+    target = FileTarget(tmp_path / "no folder" / "app.log", 100)
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    os.write(writer, b"lost\nkept\n")
+    with pytest.raises(FileNotFoundError):
+        target.take(reader, b"lost\n")
+    (tmp_path / "no folder").mkdir()
+    target.take(reader, b"kept\n")
+    target.close()
+    os.close(reader)
+    os.close(writer)
+    assert (tmp_path / "no folder" / "app.log").read_bytes() == b"kept\n"
+
+
+def test_a_line_that_a_full_disk_cut_is_ended_before_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "app.log"
+    target = FileTarget(path, 1 << 20)
+    given(target, b"first\n")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+        os.write(writer, b"second\nthird\n")
+        with pytest.raises(OSError, match="File too large"):
+            target.take(reader, b"second\n")
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        target.take(reader, b"third\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+        target.close()
+        os.close(reader)
+        os.close(writer)
+    assert path.read_bytes() == b"first\nseco\nthird\n"
+
+
+async def test_a_disk_that_fails_does_not_stop_the_others(tmp_path: Path, writer: LogWriter) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    lost = asyncio.create_task(sunk(tmp_path / "a", writer, b"lost\n" * 100_000, target=Failing()))
+    assert await sunk(tmp_path / "b", writer, b"kept\n") == b"kept\n"
+    assert await lost == b""
+
+
+async def test_a_line_that_comes_in_pieces_is_waited_for(tmp_path: Path, writer: LogWriter) -> None:
+    os.mkfifo(tmp_path / "out")
+    target = Kept()
+    sink = LogSink(tmp_path, ("out",), target, writer, 1 << 30)
+    fd = os.open(tmp_path / "out", os.O_WRONLY)
+    os.write(fd, b"whole\nha")
+    await until(lambda: target.data == b"whole\n")
+    os.write(fd, b"lf\n")
+    await until(lambda: target.data == b"whole\nhalf\n")
+    os.write(fd, b"next\n")
+    await until(lambda: target.data == b"whole\nhalf\nnext\n")
+    sink.close()
+    os.close(fd)
+    assert await asyncio.to_thread(target.closed.wait, PATIENCE)
+
+
+async def test_what_is_not_taken_is_left_to_a_successor(tmp_path: Path, writer: LogWriter) -> None:
+    os.mkfifo(tmp_path / "out")
+    fd = os.open(tmp_path / "out", os.O_RDWR | os.O_NONBLOCK)  # as the spawner holds it
+    first, second = Kept(), Kept()
+    sink = LogSink(tmp_path, ("out",), first, writer, 1 << 30)
+    os.write(fd, b"one\nha")
+    await until(lambda: first.data == b"one\n")
+    sink.leave()
+    sink.close()
+    assert await asyncio.to_thread(first.closed.wait, PATIENCE)
+    os.write(fd, b"lf\n")
+    successor = LogSink(tmp_path, ("out",), second, writer, 1 << 30)
+    await until(lambda: second.data == b"half\n")
+    successor.close()
+    assert await asyncio.to_thread(second.closed.wait, PATIENCE)
+    os.close(fd)
+    assert first.data == b"one\n"
+
+
+def test_however_a_server_is_killed_each_line_is_in_the_file_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "out")
+    held = os.open(tmp_path / "out", os.O_RDWR | os.O_NONBLOCK)
+    lines = b"".join(b"%07d %s\n" % (n, b"x" * (n % 200)) for n in range(200_000))
+    killed, left = 0, memoryview(lines)
+    moments = random.Random(7)
+    while left:
+        server = os.fork()
+        if not server:
+            pour_for_ever(tmp_path)
+        until = time.monotonic() + moments.uniform(0.002, 0.02)
+        while left and time.monotonic() < until:
+            if select.select([], [held], [], 0.01)[1]:
+                left = left[os.write(held, left[:4096]) :]
+        os.kill(server, signal.SIGKILL)
+        os.waitpid(server, 0)
+        killed += 1
+    target, peek = FileTarget(tmp_path / "app.log", 1 << 30), Peek()
+    while data := peek(held, READ_SIZE):
+        target.take(held, data)
+    for thing in (target, peek):
+        thing.close()
+    os.close(held)
+    assert (tmp_path / "app.log").read_bytes() == lines
+    assert killed >= 10
+
+
+def pour_for_ever(folder: Path) -> Never:
+    """A server, as far as its writing thread goes."""
+    try:
+        pipe = os.open(folder / "out", os.O_RDWR | os.O_NONBLOCK)
+        target, peek = FileTarget(folder / "app.log", 1 << 30), Peek()
+        while True:
+            data = peek(pipe, READ_SIZE)
+            if whole := data[: data.rfind(b"\n") + 1]:
+                target.take(pipe, whole)
+            else:
+                select.select([pipe], [], [], 0.001)
+    finally:
+        os._exit(1)
 
 
 def test_our_own_output_has_each_line_behind_its_channel() -> None:
     reader, out = os.pipe()
     try:
         target = StdoutTarget("a\nb\ud800\x1b[2J\x7f\x9b日", out)
-        target.write(b"one\ntw\ro\n")
+        given(target, b"one\ntw\ro\n")
         target.close()
         prefix = b"[a\\nb\\ud800\\x1b[2J\\x7f\\x9b" + "日] ".encode()
         assert os.read(reader, 65536) == prefix + b"one\n" + prefix + b"tw\ro\n"
@@ -187,10 +336,10 @@ def test_lines_nobody_reads_are_dropped_counted_and_never_torn(length: int) -> N
     try:
         target = StdoutTarget("c", out)
         lines = [b"%06d" % n + b"x" * length + b"\n" for n in range(300_000 // length)]
-        target.write(b"".join(lines))
+        given(target, b"".join(lines))
         os.set_blocking(reader, False)
         got = os.read(reader, 1 << 20)
-        target.write(b"after\n")
+        given(target, b"after\n")
         got += os.read(reader, 1 << 20)
     finally:
         os.close(reader)
