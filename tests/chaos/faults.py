@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import resource
 import secrets
@@ -195,7 +196,7 @@ async def fill(scene: Scene, fault: Fault) -> None:
     if disk not in scene.house.disks:
         return
     scene.may_err = True
-    ballast = disk / "agentd-ballast"
+    ballast = disk / f"agentd-ballast-{fault.at}"  # there may be another one
     try:
         with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
             while True:
@@ -223,9 +224,19 @@ async def tear_record(scene: Scene, fault: Fault) -> None:
     scene.lose(target)
     scene.house.kill_server()
     await scene.house.bury()
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError), _room_for_all():
         text = scene.record(target).read_bytes()
         scene.record(target).write_bytes(text[: len(text) * (fault.target % 4) // 4])
+
+
+@contextlib.contextmanager
+def _room_for_all() -> Iterator[None]:
+    """The disk may be full at the same time: then there is half of it, or nothing."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
 
 
 async def plant_records(scene: Scene, fault: Fault) -> None:
@@ -234,12 +245,12 @@ async def plant_records(scene: Scene, fault: Fault) -> None:
     await scene.house.bury()
     records = scene.house.state_dir / "records"
     name = f"{int(fault.at * 1000):x}"  # hexadecimal digits and a number: it might be a channel's
-    (records / f"{name}-1.json").write_bytes(os.urandom(200))
-    (records / f"{name}-2.json").write_text("{}")
-    (records / f"{name}-3.json").mkdir()
-    (records / f"{name}-4.json").symlink_to("/etc/passwd")
-    os.mkfifo(records / f"{name}-5.json")
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError), _room_for_all():
+        (records / f"{name}-1.json").write_bytes(os.urandom(200))
+        (records / f"{name}-2.json").write_text("{}")
+        (records / f"{name}-3.json").mkdir()
+        (records / f"{name}-4.json").symlink_to("/etc/passwd")
+        os.mkfifo(records / f"{name}-5.json")
         text = scene.record(scene.target(fault)).read_text()
         (records / f"{name}-6.json").write_text(text)
         (records / f"{name}-7.json.new").write_text(text)
