@@ -6,7 +6,8 @@ descriptors a message carries (SCM_RIGHTS) belong to that datagram.
 Requests (control server to spawner), each with ``"op"``:
 
 =========  ============================================================================================
-hello      first message: who asks and how long workers outlive it: ``{"version", "orphan_grace"}``
+hello      first message: who asks, how long workers outlive it and which interpreter runs it, which zygotes
+           are to follow: ``{"version", "orphan_grace", "python"}``
 spawn      a `SpawnRequest`; one descriptor: the worker's configuration (a memfd), own workers only
 stop       ``{"id", "term_after", "kill_after"}`` seconds from now: SIGTERM to all members, then the kill of the tree
 kill       ``{"id"}``: the kill of the tree, now

@@ -5,6 +5,7 @@ import contextlib
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -224,7 +225,8 @@ class SpawnerClient:
     def _open(self) -> None:
         peer = connect(self._state_dir)
         try:
-            peer.send(pack({"op": "hello", "version": VERSION, "orphan_grace": self._options.orphan_grace}))
+            hello = {"version": VERSION, "orphan_grace": self._options.orphan_grace, "python": sys.executable}
+            peer.send(pack({"op": "hello", **hello}))
         except OSError:
             peer.close()
             raise
@@ -385,10 +387,8 @@ class SpawnerClient:
 
     def _on_zygote(self, message: dict[str, Any]) -> None:
         facts = {key: message[key] for key in ("preload", "pid", "status") if key in message}
-        if message["state"] == "ready":
-            log.info("zygote.ready", **facts)
-        else:
-            log.warning("zygote.died", **facts)
+        tell = log.warning if message["state"] == "died" else log.info
+        tell("zygote." + message["state"], **facts)
 
     def _on_gone(self, message: dict[str, Any]) -> None:
         listener = self._listeners.pop(message["id"], None)

@@ -62,11 +62,11 @@ class Boss:
         os.close(reader)
         return self
 
-    def connect(self, orphan_grace: float = 60.0) -> "Boss":
+    def connect(self, orphan_grace: float = 60.0, python: str = sys.executable) -> "Boss":
         self.peer = connect(self.state_dir)
         self.peer.settimeout(PATIENCE)
         self.events.clear()
-        self.send(op="hello", version=1, orphan_grace=orphan_grace)
+        self.send(op="hello", version=1, orphan_grace=orphan_grace, python=python)
         self.hello = self.event("hello")
         return self
 

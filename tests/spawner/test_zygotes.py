@@ -3,6 +3,7 @@
 import contextlib
 import os
 import select
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from tests.harness.boss import PATIENCE, Boss
 
 MODULE = """
 import __main__, os, signal, time
+
+def waits():
+    os.close(os.open(os.environ["TMPDIR"] + "/../gate", os.O_RDONLY))
 
 def hangs():
     time.sleep(1000)
@@ -111,3 +115,76 @@ def test_a_fork_that_finds_its_zygote_dead_goes_to_the_next_once(
     boss.spawn("2")
     boss.ready("2")
     assert boss.end() == (0, "")
+
+
+def zygote_of(boss: Boss) -> int:
+    return int(boss.event("zygote", state="ready", preload=[])["pid"])
+
+
+def test_a_server_that_follows_an_upgrade_has_new_workers_run_the_new_code(boss: Boss, modules: Path) -> None:
+    boss.launch(path=modules).connect()
+    old = zygote_of(boss)
+    boss.spawn("1")
+    before = boss.ready("1")
+    boss.hang_up()
+    boss.connect()
+    assert zygote_of(boss) == old
+    boss.hang_up()
+
+    (modules / "zoo_zygote-2.dist-info").mkdir()  # as if pip had installed it
+    boss.connect()
+    boss.spawn("2")  # not kept waiting: the old one serves, or the new one
+    boss.ready("2")
+    boss.event("zygote", state="replaced", pid=old)
+    boss.spawn("3")
+    boss.ready("3")
+    [new] = {event["pid"] for event in boss.events if event["ev"] == "zygote" and event["state"] == "ready"} - {old}
+    assert new != old
+    assert not [event for event in boss.events if event.get("state") == "died"]
+    os.kill(before, 0)  # it goes on with the code it has
+    for channel in ("1", "2", "3"):
+        boss.kill(channel)
+    assert boss.end() == (0, "")
+
+
+def test_a_start_that_waits_is_served_by_whichever_zygote_is_ready_first(boss: Boss, modules: Path) -> None:
+    boss.launch(path=modules).connect()
+    os.mkfifo(boss.state_dir / "gate")
+    boss.spawn("1", preload=("zoo_zygote:waits",))
+    boss.send(op="nonsense")
+    boss.event("refused")  # so it has read what came before
+    boss.hang_up()
+    (modules / "zoo_zygote-2.dist-info").mkdir()
+    boss.connect()
+    boss.spawn("2", preload=("zoo_zygote:waits",))
+    gate = os.open(boss.state_dir / "gate", os.O_RDWR)  # from now on nobody waits for it
+    try:
+        for channel in ("1", "2"):
+            boss.ready(channel)
+            boss.kill(channel)
+        boss.event("zygote", state="replaced", preload=["zoo_zygote:waits"])
+        boss.event("zygote", state="replaced", preload=[])
+    finally:
+        os.close(gate)
+    (boss.state_dir / "gate").unlink()
+    assert boss.end() == (0, "")
+
+
+def test_where_the_new_code_cannot_start_the_old_one_goes_on(boss: Boss) -> None:
+    boss.launch().connect()
+    old = zygote_of(boss)
+    boss.hang_up()
+    boss.connect(python="/nowhere/python")
+    assert boss.event("zygote", state="died")["pid"] != old
+    boss.spawn("1")
+    boss.ready("1")
+    boss.kill("1")
+    boss.hang_up()
+    boss.connect(python=sys.executable)  # back again
+    boss.event("zygote", state="replaced", pid=old)
+    boss.spawn("2")
+    boss.ready("2")
+    boss.kill("2")
+    status, said = boss.end()
+    assert status == 0
+    assert said.count("/nowhere/python") <= 1

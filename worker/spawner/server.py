@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -176,6 +177,7 @@ class Spawner:
         for tree in self._trees.values():
             self._tell({"ev": "live", **tree.facts()} if tree.receipt is None else tree.gone_message())
         self._zygotes.tell_ready()
+        self._zygotes.follow(message.get("python", sys.executable))
 
     def _spawn(self, message: dict[str, Any], fds: list[int]) -> None:
         channel = str(message["id"])

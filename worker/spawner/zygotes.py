@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 from worker.spawn import MAX_MESSAGE, SpawnRequest, pack, unpack
+from worker.spawner.code import code
 from worker.spawner.identity import open_if, signal_pidfd
 from worker.spawner.linux import PR_SET_PDEATHSIG, prctl
 
@@ -56,6 +57,7 @@ class Zygote:
     channel: socket.socket
     ready: bool = False
     error: str = ""
+    retired: bool = False  # it ends as soon as nobody waits for its answer
     used: float = 0.0
     spare: int = 0  # the child it keeps ready, which is ours
     spare_pidfd: int = -1
@@ -115,9 +117,11 @@ class Zygotes:
         self._loop = loop
         self._tell = tell
         self._zygotes: dict[Preload, Zygote] = {}
+        self._successors: dict[Preload, Zygote] = {}  # of these, once they are ready
         self._by_pid: dict[int, Zygote] = {}  # also those on their way out
         self._deaths: dict[Preload, list[float]] = {}
         self._closing = False
+        self._loads = (sys.executable, code())  # where zygotes have their code from, and which it is
 
     def pids(self) -> dict[int, Zygote]:
         """All zygotes by pid, also those on their way out."""
@@ -148,6 +152,22 @@ class Zygotes:
         zygote.used = time.monotonic()
         return zygote
 
+    def follow(self, python: str) -> None:
+        """A control server has come that runs in this interpreter.
+
+        If that is another one, or there is other code now, every zygote is started anew, and serves until its successor
+        is ready.
+        """
+        if self._loads == (loads := (python, code())):
+            return
+        self._loads = loads
+        for successor in self._successors.values():
+            successor.kill()  # it may have loaded half of what there was before
+        self._successors.clear()
+        for preload in self._zygotes:
+            with contextlib.suppress(OSError):  # then the old ones go on
+                self._successors[preload] = self._start(preload)
+
     def fork(self, fork: Fork) -> None:
         """Have a worker forked; `began`, `failed` or `lost` of the request is called, once."""
         try:
@@ -177,6 +197,8 @@ class Zygotes:
         del self._by_pid[zygote.pid]
         if self._zygotes.get(zygote.preload) is zygote:
             del self._zygotes[zygote.preload]
+        if self._successors.get(zygote.preload) is zygote:
+            del self._successors[zygote.preload]
         while self._receive(zygote):  # what it answered before it died
             pass
         self._loop.remove_reader(zygote.channel)
@@ -194,7 +216,10 @@ class Zygotes:
             else:
                 fork.again = True
                 self.fork(fork)  # by the next zygote
-        self._tell({"ev": "zygote", "preload": zygote.preload, "pid": zygote.pid, "state": "died", "status": status})
+        state = "replaced" if zygote.retired else "died"
+        self._tell({"ev": "zygote", "preload": zygote.preload, "pid": zygote.pid, "state": state, "status": status})
+        if zygote.retired:
+            return
         now = time.monotonic()
         deaths = [t for t in self._deaths.get(zygote.preload, []) if now - t < 60.0] + [now]
         self._deaths[zygote.preload] = deaths
@@ -241,8 +266,9 @@ class Zygotes:
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             for fd in (channel.fileno(), self._lifeline):
                 os.set_inheritable(fd, True)
-            arguments = [sys.executable, "-m", "worker.zygote", str(channel.fileno()), str(self._lifeline), *preload]
-            os.execve(sys.executable, arguments, self._environment)  # noqa: S606 - no shell, on purpose
+            python, _ = self._loads
+            arguments = [python, "-m", "worker.zygote", str(channel.fileno()), str(self._lifeline), *preload]
+            os.execve(python, arguments, self._environment)  # noqa: S606 - no shell, on purpose
         finally:
             os._exit(127)
 
@@ -253,8 +279,21 @@ class Zygotes:
         zygote.kill()
 
     def _retire(self, zygote: Zygote) -> None:
-        del self._zygotes[zygote.preload]
-        zygote.kill()
+        """It forks no more; what it was asked for it still does."""
+        zygote.retired = True
+        if self._zygotes.get(zygote.preload) is zygote:
+            del self._zygotes[zygote.preload]
+        if not zygote.asked:
+            zygote.kill()
+
+    def _take_over(self, successor: Zygote) -> None:
+        """It is ready: from now on it forks, in the place of the one before it."""
+        old = self._zygotes.get(successor.preload)
+        self._zygotes[successor.preload] = successor
+        if old is not None:
+            successor.used = old.used
+            successor.waiting, old.waiting = [*old.waiting, *successor.waiting], []
+            self._retire(old)
 
     def _ask(self, zygote: Zygote, fork: Fork) -> None:
         request = fork.request
@@ -317,6 +356,8 @@ class Zygotes:
         if "id" not in message:
             zygote.ready = True
             zygote.expire(None)
+            if self._successors.get(zygote.preload) is zygote:
+                self._take_over(self._successors.pop(zygote.preload))
             self._tell({"ev": "zygote", "preload": zygote.preload, "pid": zygote.pid, "state": "ready"})
             self._flush(zygote)
             return True
@@ -328,4 +369,6 @@ class Zygotes:
             fork.began(message["pid"], message["start_time"])
         else:
             fork.failed(message["error"])
+        if zygote.retired and not zygote.asked:
+            zygote.kill()
         return True
