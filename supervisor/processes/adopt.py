@@ -35,15 +35,19 @@ class Survivor:
 def survivors(
     state_dir: Path, instance: str, boot_id: str, inherited: Mapping[str, Inherited], died_at: float
 ) -> Iterator[Survivor]:
-    """The channels that are on record and that the spawner has, those that live first.
+    """The channels that are on record, those that live first.
 
-    What is wrong with any other one is logged; nothing of it is trusted. Blocks for as long as it takes to read them.
+    One that the spawner does not know ended with the spawner before it; nobody knows how, but that is told. What is
+    wrong with any other one is logged; nothing of it is trusted. Blocks for as long as it takes to read them.
     """
-    found = [
-        Survivor(entry.channel, entry.turn, tree.status is not None or tree.over, tree.cause, died_at)
-        for entry in journal.read(state_dir, instance)
-        if (tree := inherited.get(entry.channel.id)) and _is_the_same(state_dir, boot_id, entry.channel, tree)
-    ]
+    found = []
+    for entry in journal.read(state_dir, instance):
+        tree = inherited.get(entry.channel.id)
+        if tree is None:
+            found.append(Survivor(entry.channel, entry.turn, True, "", died_at))
+        elif _is_the_same(state_dir, boot_id, entry.channel, tree):
+            ended = tree.status is not None or tree.over
+            found.append(Survivor(entry.channel, entry.turn, ended, tree.cause, died_at))
     yield from sorted(found, key=lambda survivor: survivor.ended)
 
 

@@ -96,7 +96,10 @@ class SpawnerClient:
         self.inherited = {**await asyncio.to_thread(ended_with_their_spawner, self._state_dir), **self.inherited}
 
     def adopt(self, channel_id: str, listener: Listener) -> None:
-        """From now on `listener` hears of a channel that was inherited; what happened to it before it hears soon."""
+        """From now on `listener` hears of a channel that an earlier control server had; what happened before, soon."""
+        if channel_id not in self.inherited:  # its spawner died as well
+            self._loop.call_soon(listener.on_spawner_lost)
+            return
         for message in self.inherited.pop(channel_id).told:
             self._loop.call_soon(self._events[message["ev"]], message)
         self._listeners[channel_id] = listener

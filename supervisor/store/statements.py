@@ -186,7 +186,7 @@ def _end_attachment() -> UpdateBase:
 
 
 def _change() -> UpdateBase:
-    """What is None stays as it is; pings and turns are added to those there are."""
+    """What is None stays as it is; pings and turns are added to those there are. The first ending counts."""
     columns = ledger.c
     changes: dict[str, Any] = {
         name: func.coalesce(bindparam(f"new_{name}", type_=columns[name].type), columns[name])
@@ -194,7 +194,7 @@ def _change() -> UpdateBase:
     }
     changes["pings"] = columns.pings + bindparam("more_pings")
     changes["turns"] = columns.turns + bindparam("more_turns")
-    return update(ledger).where(columns.id == bindparam("channel")).values(changes)
+    return update(ledger).where(columns.id == bindparam("channel"), columns.ended_at.is_(None)).values(changes)
 
 
 def _prune(table: Table, *ages: Column[float]) -> UpdateBase:

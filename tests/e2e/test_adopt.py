@@ -239,6 +239,25 @@ async def test_an_ending_that_was_told_to_nobody_is_told(agentd: Agentd, success
     assert {(await ending(successor, f"c{number}"))["cause"] for number in range(20)} == {"stopped"}
 
 
+async def test_a_server_and_a_spawner_that_die_together_leave_no_start_without_an_ending(
+    agentd: Agentd, successor: Agentd
+) -> None:
+    await agentd.start(graphs=[ECHO])
+    spawner = os.pidfd_open((await agentd.get("/health?details=1"))["data"]["spawner_pid"])
+    names = [f"c{number}" for number in range(10)]
+    await asyncio.gather(*(agentd.begin(name) for name in names))  # the ledger has not heard of all of them yet
+    agentd.process.kill()  # type: ignore[union-attr] - it runs
+    signal.pidfd_send_signal(spawner, signal.SIGKILL)
+    await agentd.stop()
+    await asyncio.to_thread(select.select, [spawner], [], [], PATIENCE)
+    os.close(spawner)
+    await successor.start()
+    assert {(await ending(successor, name))["cause"] for name in names} == {"spawner_lost"}
+    assert await pids(successor) == {}
+    while list((successor.state_dir / "records").iterdir()):
+        await asyncio.sleep(0.02)  # until the ledger has them
+
+
 async def test_what_a_spawner_ended_alone_is_told_by_the_next_server(agentd: Agentd, successor: Agentd) -> None:
     """As a service manager does that stops both."""
     sleeper = {"name": "sleeper", "graph": {"nodes": []}, "agentd": {"command": ["sleep", "1000"]}}
