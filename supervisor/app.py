@@ -48,6 +48,7 @@ from supervisor.tokens import Tokens
 from supervisor.turns.archive import StoreArchive
 from supervisor.turns.drain import Drain
 from supervisor.turns.sessions import Sessions
+from supervisor.turns.turn import Turn
 from worker.spawn import instance_of
 
 log = structlog.get_logger("supervisor.app")
@@ -101,6 +102,7 @@ class Server:
         self.store = _store_of(settings)
         turns = [survivor.turn.id for survivor in found if survivor.turn is not None]
         await self.store.open([survivor.record.id for survivor in found], turns)
+        unfinished = await self.store.unfinished_responses(turns)
         self._parts.push_async_callback(self.store.close)
         self.attachments = _attachments_of(settings, self.store, self.spawner, self._environ)
         self._parts.push_async_callback(self.attachments.close)
@@ -131,7 +133,7 @@ class Server:
             ports,
         )
         self.sessions = Sessions(settings, self.table, StoreArchive(self.store, settings))
-        adopted = self._adopt(found)
+        adopted, asked = self._adopt(found, {row.turn for row in unfinished})
         discarded = await self.spawner.discard()
         cleared = await asyncio.to_thread(self._clear, frozenset(adopted))
         await self.attachments.open()  # now: what begins to read has a folder that must not be cleared
@@ -154,6 +156,7 @@ class Server:
                 credentials=credentials,
                 attachments=self.attachments,
                 drain=self.drain,
+                unfinished=[(row, asked.get(row.turn)) for row in unfinished],
             ),
             close_seconds=HTTP_CLOSE_SECONDS,
         )
@@ -229,16 +232,22 @@ class Server:
         instance, boot_id = instance_of(settings.state_dir), spawner.hello["boot_id"]
         return list(survivors(settings.state_dir, instance, boot_id, dict(spawner.inherited), died_at))
 
-    def _adopt(self, found: Sequence[Survivor]) -> list[str]:
-        """Go on with them; the ids of those that can be. Without an await, so that nothing they say is missed."""
-        adopted = []
+    def _adopt(self, found: Sequence[Survivor], read: Collection[str]) -> tuple[list[str], dict[str, Turn]]:
+        """Go on with them; the ids of those that can be, and of their turns (by id) those that are to be `read`.
+
+        Without an await, so that nothing they say is missed.
+        """
+        adopted, asked = [], {}
         for survivor in found:
             channel = self.table.adopt(survivor)
             if channel is not None:
                 adopted.append(channel.id)
                 if survivor.turn is not None or not survivor.ended:
-                    self.sessions.adopt(channel, survivor.turn)
-        return adopted
+                    is_read = survivor.turn is not None and survivor.turn.id in read
+                    turn = self.sessions.adopt(channel, survivor.turn, read=is_read)
+                    if turn is not None and is_read:
+                        asked[turn.id] = turn
+        return adopted, asked
 
     def _clear(self, but: Collection[str]) -> int:
         """Remove what is left of channels that are not gone on with. Blocks."""

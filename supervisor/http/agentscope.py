@@ -16,6 +16,7 @@ from supervisor.http.dialects.base import TurnHandler
 from supervisor.http.dialects.messages import Said
 from supervisor.http.faults import checked
 from supervisor.http.intake import read_body
+from supervisor.http.kept import Kept, Restored
 from supervisor.http.principals import graph_for, may_ask, owns
 from supervisor.http.replies import native as json_of
 from supervisor.http.replies import refused
@@ -23,7 +24,6 @@ from supervisor.http.request_keys import PRINCIPAL
 
 if TYPE_CHECKING:
     from supervisor.catalog import GraphCatalog
-    from supervisor.http.kept import Kept
     from supervisor.settings import Settings
     from supervisor.store.records import ResponseRow
     from supervisor.turns.requests import TurnRequest
@@ -45,7 +45,7 @@ class ProcessApi:
         catalog: "GraphCatalog",
         sessions: "Sessions",
         handler: TurnHandler,
-        kept: "Kept",
+        kept: Kept,
     ) -> None:
         self._settings = settings
         self._catalog = catalog
@@ -73,7 +73,10 @@ class ProcessApi:
         body, wanted = await self._asked(request, TaskBody)
         task_id = _new("task_")
         self._kept.start(
-            self._handler.admit(request, wanted), Task(task_id, _reply(body, wanted)), seconds=body.timeout
+            self._handler.admit(request, wanted),
+            Task(task_id, _reply(body, wanted)),
+            input=[{"timeout": body.timeout}],
+            seconds=body.timeout,
         )
         told = {
             "task_id": task_id,
@@ -131,6 +134,16 @@ def _message_id() -> str:
 
 def _new(prefix: str) -> str:
     return f"{prefix}{uuid4().hex}"
+
+
+def restored(row: "ResponseRow") -> Restored:
+    """A task that an earlier server began."""
+    told = orjson.loads(row.body)
+    [given] = orjson.loads(row.input)
+    reply = Reply(told["id"], told["session_id"], told["created_at"], _message_id)
+    seconds: float | None = given["timeout"]
+    left = None if seconds is None else max(0.0, row.created_at + seconds - time.time())
+    return Restored(Task(row.id, reply), is_background=True, seconds=left)
 
 
 def _outcome(row: "ResponseRow") -> dict[str, Any]:

@@ -6,7 +6,7 @@ a task of ours reads it, and keeps its events for those who want to follow, also
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import structlog
@@ -29,6 +29,7 @@ RESUME_SECONDS: Final = 600.0  # that the events of a stream are kept after its 
 RESUME_BYTES: Final = 32 * 1024 * 1024  # of all such streams
 BASE_BYTES: Final = 4096  # that each of them takes besides its events
 CANCEL_SECONDS: Final = 5.0  # for a cancelled one to end
+MOST_SHOWN: Final = 200
 LOOK_SECONDS: Final = 1.0  # from one look to the next whether somebody who is waited for still matters
 
 
@@ -78,6 +79,20 @@ class Run:
         await self.ended.wait()
 
 
+class Restored(NamedTuple):
+    """An answer that an earlier server began, as far as it is on record: its translator has heard nothing yet.
+
+    Only one in the background is followed; it may take `seconds` more.
+    """
+
+    translator: KeptTranslator
+    is_background: bool
+    seconds: float | None = None
+
+
+Restore = Callable[[ResponseRow], Restored]
+
+
 class _Ended(NamedTuple):
     """What is left here of an answer in the background: its events, until the timer forgets them."""
 
@@ -113,6 +128,27 @@ class Kept:
         self._enter(run, input)
         self._own(self._carry(run, recording, seconds), f"background {run.id}")
         return run
+
+    def adopt(self, row: ResponseRow, turn: "Turn | None", restore: Mapping[str, Restore]) -> None:
+        """Go on with an answer that an earlier server began, by what `restore` has for its API.
+
+        `turn` hears its worker from the beginning, and nobody reads it yet. Without a turn the answer is lost.
+        """
+        restored = None
+        if turn is not None:
+            try:
+                restored = restore[row.source](row)
+            except (ValueError, LookupError, TypeError) as error:  # too large to be kept, or of another version
+                log.warning("response.not_adopted", response=row.id, error=repr(error)[:MOST_SHOWN])
+                turn.skip()
+        if turn is None or restored is None:
+            lost = ResponseEnded(id=row.id, status=row.status, body=row.body)
+            self._own(self._store.end_response(lost), f"end of {row.id}")
+            return
+        recording = Recording() if restored.is_background else None
+        run = self._runs[row.id] = Run(turn, restored.translator, recording)
+        work = self._see_end(run) if recording is None else self._carry(run, recording, restored.seconds)
+        self._own(work, f"adopted {run.id}")
 
     def keeper(
         self,
@@ -232,7 +268,7 @@ class Kept:
         )
 
     async def _conclude(self, run: Run) -> None:
-        if run.turn.over:
+        if run.turn.over and not run.turn.left:  # one that is left goes on with the next server
             translator = run.translator
             ended = ResponseEnded(id=run.id, status=translator.status, body=encode(translator.snapshot()))
             await self._store.end_response(ended)

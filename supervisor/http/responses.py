@@ -18,7 +18,7 @@ from supervisor.http.dialects.responses_request import Origin, check_body, turn_
 from supervisor.http.envelope import encode
 from supervisor.http.faults import checked
 from supervisor.http.intake import read_body
-from supervisor.http.kept import Kept, Run
+from supervisor.http.kept import Kept, Restored, Run
 from supervisor.http.principals import as_named, graph_for, owns
 from supervisor.http.queries import Integer, Switch
 from supervisor.http.recording import Recording
@@ -92,7 +92,7 @@ class ResponsesApi:
         named = body.model if body.model is not None and self._catalog.has(body.model) else None
         graph = origin.graph if origin else graph_for(request, self._catalog, named, self._settings.default_graph)
         wanted = turn_request(body, said, graph, named=named, origin=origin)
-        translator = Responses(body, wanted, id=f"resp_{secrets.token_hex(16)}", created_at=time.time())
+        translator = Responses.to(body, wanted, id=f"resp_{secrets.token_hex(16)}", created_at=time.time())
         if body.background:
             run = self._kept.start(self._handler.admit(request, wanted), translator, input=items)
             note(request, turn=run.turn.id)
@@ -203,6 +203,12 @@ class ResponsesApi:
         finally:
             events.abandon()
         return events.response
+
+
+def restored(row: "ResponseRow") -> Restored:
+    """A response that an earlier server began."""
+    translator = Responses.again(orjson.loads(row.body))
+    return Restored(translator, is_background=translator.snapshot()["background"] is True)
 
 
 def _page(items: list[dict[str, Any]], query: ItemsQuery) -> dict[str, Any]:

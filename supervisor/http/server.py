@@ -1,17 +1,21 @@
 """The HTTP application: its routes, the door every request passes (door.py), its start and its end."""
 
 import resource
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 import structlog
 from aiohttp import web
 
+from supervisor.http import agentscope, responses
 from supervisor.http.agentscope import ProcessApi
 from supervisor.http.channel_logs import LogsApi
 from supervisor.http.channels import ChannelsApi, Sampler
 from supervisor.http.completions import CompletionsApi
 from supervisor.http.connections import CONNECTIONS, Connections, most_connections
 from supervisor.http.control import ControlApi
+from supervisor.http.dialects import agentscope_objects, openai_errors
 from supervisor.http.dialects.base import TurnHandler
 from supervisor.http.docsgpt import Conversations, DocsGptApi
 from supervisor.http.docsgpt_attachments import AttachmentsApi
@@ -19,7 +23,7 @@ from supervisor.http.door import Door
 from supervisor.http.drain import DrainApi
 from supervisor.http.events import EventsApi
 from supervisor.http.huawei import HuaweiApi
-from supervisor.http.kept import Kept, Shelf
+from supervisor.http.kept import Kept, Restore, Shelf
 from supervisor.http.ledger import LedgerApi, Records
 from supervisor.http.openapi import DescriptionApi
 from supervisor.http.owned import OwnedTasks
@@ -38,12 +42,17 @@ if TYPE_CHECKING:
     from supervisor.channels.table import ChannelTable
     from supervisor.http.credentials import Credentials
     from supervisor.settings import Settings
+    from supervisor.store.records import ResponseRow
     from supervisor.turns.drain import Drain
     from supervisor.turns.sessions import Sessions
+    from supervisor.turns.turn import Turn
 
 log = structlog.get_logger()
 
 DRAIN_MARGIN_SECONDS: Final = 5.0
+RESTORE: Final[Mapping[str, Restore]] = MappingProxyType(
+    {openai_errors.SOURCE: responses.restored, agentscope_objects.SOURCE: agentscope.restored}
+)
 
 
 def build_app(
@@ -61,12 +70,14 @@ def build_app(
     credentials: "Credentials",
     attachments: "Attachments",
     drain: "Drain",
+    unfinished: "Iterable[tuple[ResponseRow, Turn | None]]" = (),
 ) -> web.Application:
     """The application for `table`.
 
     `sample` measures channels (bounded by a timeout here), `details` gives the data of ``/health?details=1``; `lives`
     tells what happens to channels, `records` what has become of them; `shelf` keeps answers, `conversations` what was
-    said, `attachments` the files of users; `credentials` knows who may call; `drain` is the server's. On shutdown
+    said, `attachments` the files of users; `credentials` knows who may call; `drain` is the server's; `unfinished`
+    are answers that an earlier server began, with their turns. On shutdown
     streams end by themselves; on clean-up the application waits for starts and stops that requests began, so the
     table must still live then, or have refused them. Run it with `make_runner` and `Site` of connections.py.
     """
@@ -105,6 +116,8 @@ def build_app(
 
     async def start_up(_: web.Application) -> None:
         _tell(settings, connections.most, open_files, unprotected=credentials.open)
+        for row, turn in unfinished:
+            kept.adopt(row, turn, RESTORE)
         await vectors.clear_leftovers()
 
     async def shut_down(_: web.Application) -> None:

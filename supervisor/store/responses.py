@@ -2,11 +2,13 @@
 
 import time
 from asyncio import Future
+from collections.abc import Collection
+from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import RowMapping, Select, select
 
 from supervisor.store.database import Database
 from supervisor.store.endings import Endings
@@ -40,23 +42,36 @@ class Responses:
 
     async def find(self, response_id: str) -> ResponseRow | None:
         """One response. Raises StoreError."""
-        query = select(responses).where(responses.c.id == name_of(response_id))
-        found = (await self._database.read(lambda connection: connection.execute(query))).mappings().first()
-        if found is None:
-            return None
-        return ResponseRow(
-            id=response_id,
-            turn=found["turn"],
-            source=found["source"],
-            graph=unescape(found["graph"]),
-            user=unescape(found["user"]),
-            session=unescape(found["session"]),
-            created_at=found["created_at"],
-            ended_at=found["ended_at"],
-            status=found["status"],
-            body=found["body"],
-            input=found["input"],
-        )
+        found = await self._read(select(responses).where(responses.c.id == name_of(response_id)))
+        return replace(found[0], id=response_id) if found else None
+
+    async def unfinished(self, turns: Collection[str]) -> list[ResponseRow]:
+        """The responses of these turns that have not ended. Raises StoreError."""
+        if not turns:
+            return []
+        of_these = responses.c.turn.in_([name_of(turn) for turn in turns])
+        return await self._read(select(responses).where(responses.c.ended_at.is_(None), of_these))
+
+    async def _read(self, query: Select[Any]) -> list[ResponseRow]:
+        found = await self._database.read(lambda connection: connection.execute(query))
+        return [row_of(one) for one in found.mappings()]
+
+
+def row_of(found: RowMapping) -> ResponseRow:
+    """A row as it is told. Ids are as the database has them (`name_of`): unchanged, if we made them."""
+    return ResponseRow(
+        id=found["id"],
+        turn=found["turn"],
+        source=found["source"],
+        graph=unescape(found["graph"]),
+        user=unescape(found["user"]),
+        session=unescape(found["session"]),
+        created_at=found["created_at"],
+        ended_at=found["ended_at"],
+        status=found["status"],
+        body=found["body"],
+        input=found["input"],
+    )
 
 
 def begun_work(record: ResponseBegun, instance: str) -> Work:

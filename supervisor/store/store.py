@@ -99,8 +99,8 @@ class Store:
     async def open(self, channels: Collection[str] = (), turns: Collection[str] = ()) -> None:
         """Take the store, bring its schema up to date, close on record what an earlier server left open.
 
-        That is all but the `channels` and `turns` (ids) that go on, or whose ending will be told. From then on what is
-        too old is removed in the background. Raises StoreError.
+        That is all but the `channels` and `turns` (ids) that go on, or whose ending will be told, and the responses of
+        these turns. From then on what is too old is removed in the background. Raises StoreError.
         """
         began = time.monotonic()
         await self._database.open()
@@ -179,6 +179,10 @@ class Store:
         Never raises: what cannot be written now is kept and tried again. Takes BEGIN_SECONDS at most.
         """
         await self._responses.end(record, BEGIN_SECONDS)
+
+    async def unfinished_responses(self, turns: Collection[str]) -> list[ResponseRow]:
+        """The responses of these turns that have not ended. Raises StoreError."""
+        return await self._responses.unfinished(turns)
 
     async def response(self, response_id: str) -> ResponseRow | None:
         """One response, None when there is none of this id. Raises StoreError."""
@@ -293,25 +297,26 @@ class Store:
             self._writer.withdraw(work)
             raise StoreError(f"the store {self.address} did not answer within {ERASE_SECONDS:g} s") from error
 
-    async def _left_open(self, connection: AsyncConnection) -> list[tuple[Stage, str]]:
-        """What is open on record: the stage that closes it, and its id."""
+    async def _left_open(self, connection: AsyncConnection) -> list[tuple[Stage, str, str]]:
+        """What is open on record: the stage that closes it, its id, and that of its turn (if it has none, its own)."""
         whole = isinstance(self.address, SqliteFile)  # it is all ours, whatever the state folder was called before
-        found: list[tuple[Stage, str]] = []
+        found: list[tuple[Stage, str, str]] = []
         for table, stage in _LEFT_OPEN:
-            query = select(table.c.id).where(table.c.ended_at.is_(None))
+            turn = table.c.turn if table is responses else table.c.id
+            query = select(table.c.id, turn).where(table.c.ended_at.is_(None))
             if not whole:
                 query = query.where(table.c.instance == self._instance)
-            found += [(stage, one) for one in await connection.scalars(query)]
+            found += [(stage, one, its) for one, its in await connection.execute(query)]
         return found
 
     async def _close_lost(
-        self, left: Sequence[tuple[Stage, str]], channels: Collection[str], turns: Collection[str]
+        self, left: Sequence[tuple[Stage, str, str]], channels: Collection[str], turns: Collection[str]
     ) -> int:
         """Close what nobody will end; kept and tried again where the store cannot be written yet."""
         cause = Cause.SERVER_LOST
         row = {"now": time.time(), "why": cause.value, "said": EXPLANATIONS[cause].message}
         lives = {name_of(one) for one in (*channels, *turns)}
-        rows = tuple((stage, row | {"lost": one}) for stage, one in left if one not in lives)
+        rows = tuple((stage, row | {"lost": one}) for stage, one, turn in left if turn not in lives)
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._writer.put(Work(rows, 0, kept=True, done=done))
         await asyncio.wait({done}, timeout=SETTLE_SECONDS)

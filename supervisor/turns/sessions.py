@@ -94,8 +94,8 @@ class Sessions:
         self._turns[turn_id] = turn
         return turn
 
-    def adopt(self, channel: Channel, record: TurnRecord | None) -> str | None:
-        """Go on with the session of a channel that was adopted, and with its turn; the id of that."""
+    def adopt(self, channel: Channel, record: TurnRecord | None, *, read: bool = False) -> Turn | None:
+        """Go on with the session of a channel that was adopted, and with its turn, which somebody may be to `read`."""
         if record is not None:
             key, single = key_of(record), record.single
         elif channel.on_demand and channel.session is None:
@@ -117,10 +117,10 @@ class Sessions:
             session.take_over(None)
             return None
         turn = self._turns[record.id] = session.turn_of(record.id, request_of(record))
-        turn.take_over(channel, record.began_at)
+        turn.take_over(channel, record.began_at, read=read)
         channel.asking.take_up(turn)
         session.take_over(turn)
-        return turn.id
+        return turn
 
     @property
     def closing(self) -> bool:

@@ -98,9 +98,12 @@ class Turn:
         self._started: asyncio.Future[None] = loop.create_future()
         self._done: asyncio.Future[None] = loop.create_future()
 
-    def take_over(self, channel: Channel, began_at: float) -> None:
-        """It was asked by an earlier supervisor, whose reader is gone: what it answers is only collected."""
-        self.skip()
+    def take_over(self, channel: Channel, began_at: float, *, read: bool) -> None:
+        """It was asked by an earlier supervisor, whose reader is gone. Unless somebody is to `read` it from its
+        beginning, what it answers is only collected.
+        """
+        if not read:
+            self.skip()
         self.adopted_after = max(0.0, time.time() - began_at)
         self.began_at = began_at
         self._began -= self.adopted_after

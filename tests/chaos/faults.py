@@ -29,6 +29,7 @@ class Scene:
     may_end: set[str] = field(default_factory=set)
     may_orphan: bool = False  # the spawner was lost where there are no cgroups: daemons outlive it (docs/processes.md)
     may_err: bool = False  # the server itself lacked something: it may have answered that
+    torn: set[str] = field(default_factory=set)  # whose records were spoilt
     done: list[str] = field(default_factory=list)
 
     def target(self, fault: Fault) -> str:
@@ -226,6 +227,7 @@ async def tear_record(scene: Scene, fault: Fault) -> None:
     await scene.house.bury()
     with contextlib.suppress(FileNotFoundError), _room_for_all():
         text = scene.record(target).read_bytes()
+        scene.torn.add(target)
         scene.record(target).write_bytes(text[: len(text) * (fault.target % 4) // 4])
 
 

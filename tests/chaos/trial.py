@@ -88,6 +88,7 @@ async def _judge(
     accepted = dict.fromkeys(scene.channels, 1) | {churner.channel: churner.accepted for churner in churners}
     if any(fault.kind == "fill_state" for fault in plan.faults):
         accepted = dict.fromkeys(accepted, 0)  # what was begun on a full disk is on record nowhere if all is lost then
+    accepted |= dict.fromkeys(scene.torn, 0)  # it may be that nobody but the record knew
     found += await invariants.ledger(accepted, server)
     found += invariants.answers(scene, churners)
     if scene.may_orphan:

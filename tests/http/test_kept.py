@@ -6,8 +6,8 @@ from typing import Any
 
 from supervisor.causes import Cause, Refusal
 from supervisor.http.dialects.base import Manner
-from supervisor.http.kept import RESUME_BYTES, Kept
-from supervisor.store.records import ResponseBegun, ResponseEnded
+from supervisor.http.kept import RESUME_BYTES, Kept, Restored
+from supervisor.store.records import ResponseBegun, ResponseEnded, ResponseRow
 from supervisor.turns.requests import TurnRequest
 from supervisor.turns.turn import Item, Turn
 
@@ -154,6 +154,68 @@ async def test_one_in_the_background_that_is_deleted_ends() -> None:
     await run.over()
     assert (kept.running("r1", "echo"), kept.recording("r1", "echo", anybody)) == (None, None)
     assert not await kept.delete("r1")
+    await kept.drain(1)
+
+
+ROW = ResponseRow(
+    id="r1",
+    turn="turn-1",
+    source="echo",
+    graph="g",
+    user="u",
+    session="s",
+    created_at=1.0,
+    ended_at=None,
+    status="begun",
+    body=b"{}",
+    input=b"[]",
+)
+
+
+async def test_one_of_an_earlier_server_goes_on_with_its_turn() -> None:
+    for is_background in (True, False):
+        shelf = Shelf()
+        kept, turn = Kept(Sessions(), shelf), Sessions().begin(request())
+        kept.adopt(ROW, turn, {"echo": lambda _, followed=is_background: Restored(Echo(), followed)})
+        run = kept.running("r1", "echo")
+        assert run is not None
+        recording = kept.recording("r1", "echo", anybody)
+        assert (recording is not None) == is_background
+        end(turn)
+        await run.over()
+        assert shelf.ended["r1"].status == "error"
+        if recording is not None:
+            assert recording.next == 2  # its opening, and its end
+        await kept.drain(1)
+
+
+async def test_one_of_an_earlier_server_that_cannot_go_on_is_lost() -> None:
+    def unreadable(_: ResponseRow) -> Restored:
+        raise ValueError("of another version")
+
+    for turn, restore in (
+        (None, {}),
+        (Sessions().begin(request()), {}),
+        (Sessions().begin(request()), {"echo": unreadable}),
+    ):
+        shelf = Shelf()
+        kept = Kept(Sessions(), shelf)
+        kept.adopt(ROW, turn, restore)
+        await kept.drain(1)
+        assert (shelf.ended["r1"].status, shelf.ended["r1"].body) == ("begun", b"{}")
+        assert kept.running("r1", "echo") is None
+        if turn is not None:
+            turn.on_event(1, {"type": "text", "text": "a"}, b"text")
+            assert turn.take() == []  # nobody reads it, and it holds nobody up
+
+
+async def test_one_that_is_left_to_the_next_server_does_not_end_on_record() -> None:
+    shelf = Shelf()
+    kept = Kept(Sessions(), shelf)
+    run = kept.start(request(), Echo())
+    run.turn.leave_behind()
+    await run.over()
+    assert shelf.ended == {}
     await kept.drain(1)
 
 

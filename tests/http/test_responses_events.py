@@ -53,7 +53,7 @@ def error(cause: str = "agent_error", message: str = "no such room") -> Event:
 def translator(body: Event | None = None, graph: str = "friday") -> Responses:
     asked, said, _ = check_body({"input": "Who are you?", "model": "any_name", **(body or {})})
     request = turn_request(asked, said, graph, named=None, origin=None)
-    return Responses(asked, request, id=ID, created_at=CREATED)
+    return Responses.to(asked, request, id=ID, created_at=CREATED)
 
 
 def items(events: list[Event]) -> list[Item]:

@@ -92,6 +92,16 @@ def members(folder: Path) -> list[int]:
 def remove(folder: Path) -> bool:
     """Remove an empty cgroup and its descendants; False while something is still in it."""
     try:
+        folder.rmdir()  # as a rule that is all, and it needs no descriptor: there may be none left
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return _remove_deep(folder)
+    return True
+
+
+def _remove_deep(folder: Path) -> bool:
+    try:
         for path in (*subfolders(folder), folder):
             path.rmdir()
     except FileNotFoundError:

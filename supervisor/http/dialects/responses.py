@@ -55,11 +55,10 @@ class Responses:
     manner = Manner(patience=PATIENCE_SECONDS)
     source = SOURCE
 
-    def __init__(self, body: ResponsesBody, request: TurnRequest, *, id: str, created_at: float) -> None:  # noqa: A002
-        """`id` is what the response is called, `created_at` when it was asked for, in seconds since 1970."""
-        self.id = id
-        self._created_at = created_at
-        self._told: Final = told_of(body, request, id, created_at)
+    def __init__(self, told: Object) -> None:
+        """`told` is what the response says all the time (`told_of`)."""
+        self.id: str = told["id"]
+        self._told: Final = told
         self._state: Object = {"status": "queued", **NOTHING_YET}
         self._answer = Answer()
         self._number = 0
@@ -69,6 +68,16 @@ class Responses:
         self._delta = b""  # what stands before the next piece's text
         self._call_ids: set[str] = set()
         self._renamed: dict[int, str] = {}
+
+    @classmethod
+    def to(cls, body: ResponsesBody, request: TurnRequest, *, id: str, created_at: float) -> "Responses":  # noqa: A002
+        """A response to this; `id` is what it is called, `created_at` when it was asked for, in seconds since 1970."""
+        return cls(told_of(body, request, id, created_at))
+
+    @classmethod
+    def again(cls, snapshot: Object) -> "Responses":
+        """The response of an earlier server: the same events make the same of it, with the same numbers and names."""
+        return cls({key: value for key, value in snapshot.items() if key not in ("status", "output", *NOTHING_YET)})
 
     @property
     def status(self) -> str:
@@ -158,7 +167,10 @@ class Responses:
             self._state |= {"status": "incomplete", "incomplete_details": reason_of(answer.incomplete)}
             out.append(self._frame("response.incomplete", {"response": self.snapshot()}))
         else:
-            self._state |= {"status": "completed", "completed_at": int(self._created_at + last.get("ms", 0) / 1000)}
+            self._state |= {
+                "status": "completed",
+                "completed_at": int(self._told["created_at"] + last.get("ms", 0) / 1000),
+            }
             out.append(self._frame("response.completed", {"response": self.snapshot()}))
 
     # ------------------------------------------------------------------ inside
