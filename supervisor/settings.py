@@ -11,9 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from supervisor import setting_types as kind
 from supervisor import sources
@@ -68,14 +76,14 @@ def default_app_dir() -> Path:
     return SHIPPED if SHIPPED.is_dir() else SHIPPED.parent.parent  # an editable install: the repository
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """The settings of one server; frozen, but for what is `LIVE`. Times are in seconds, sizes in bytes.
 
     Raises pydantic.ValidationError when a value is not allowed; `load` turns that into a `SettingsError`, which is
     raised here only for a default that cannot be found out.
     """
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
 
     host: kind.Host = Field("127.0.0.1", description="address the server listens on")
     port: kind.Port = Field(8080, description="port the server listens on")
@@ -288,18 +296,6 @@ class Settings(BaseSettings):
             )
             raise _misplaced(told, "also_listen" if is_loopback(self.host) else "host", *beyond)
         return self
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only the values given: `load` has read the other places, to remember where each value came from."""
-        return (init_settings,)
 
 
 def _misplaced(told: str, field: str, *addresses: Address) -> PydanticCustomError:

@@ -606,6 +606,23 @@ def test_the_server_does_without_the_clients_imports() -> None:
     assert done.stdout.strip() == ""
 
 
+def test_the_server_does_without_what_it_does_not_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients wait for its imports when it is restarted."""
+    code = """
+import os, sys
+from supervisor.cli.lean import lean
+before = dict(os.environ)
+with lean():
+    import supervisor.serve
+assert os.environ == before
+unwanted = {"rich", "alembic", "sqlalchemy.dialects.postgresql", "asyncpg", "pypdf", "lxml", "docx", "openai", "typer"}
+assert not unwanted & set(sys.modules), unwanted & set(sys.modules)
+import rich.console
+"""
+    monkeypatch.setenv("SSL_CERT_FILE", "/some/where")
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=WAIT)
+
+
 def test_the_documentation_has_every_command() -> None:
     from supervisor.cli.app import app
 

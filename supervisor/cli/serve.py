@@ -9,6 +9,7 @@ from typing import Final
 
 from supervisor import sources
 from supervisor.addresses import LISTEN_ALLOWED
+from supervisor.cli.lean import lean
 from supervisor.listener import inherit, settings_of
 from supervisor.notify import Notifier
 from supervisor.settings import MASK, Loaded, describe, load
@@ -30,8 +31,8 @@ def run(arguments: Sequence[str]) -> int:
     loaded = read(options, named, config, fixed)
     warn(loaded)
     os.environ.update(loaded.environment)  # graphs name variables of .env too
-    from supervisor.serve import serve  # noqa: PLC0415 - not before the settings are known to be good
-
+    with lean():
+        from supervisor.serve import serve  # noqa: PLC0415 - not before the settings are known to be good
     return serve(loaded.settings, lambda: read(options, named, config, fixed, environ), inherited, manager)
 
 

@@ -8,6 +8,7 @@ took place; only a turn that begins twice is an error.
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from importlib import import_module
 from operator import itemgetter
 from typing import Any, Final
 
@@ -29,7 +30,6 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from supervisor.store.tables import VERSION_TABLE, attachments, conversations, ledger, responses, turns
 
@@ -100,7 +100,7 @@ def prepare(statement: UpdateBase, dialect: Dialect, row: Row) -> Prepared:
 
 def statements_for(dialect: str) -> dict[Stage, UpdateBase]:
     """The statement of each stage in the language of ``sqlite`` or ``postgresql``."""
-    insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect]
+    insert: Any = import_module(f"sqlalchemy.dialects.{dialect}").insert  # one of them is enough to load
     conversation = insert(conversations).inline()
     return {
         Stage.CLOSE_TURNS: _close(turns, remembered_bytes=null()),  # half a turn, whose answer is lost

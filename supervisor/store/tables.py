@@ -138,7 +138,13 @@ attachments: Final = Table(
 Index("ix_attachments_id", attachments.c.id, unique=True)
 Index("ix_attachments_task", attachments.c.task, unique=True)
 
-# What has not ended: few rows of many, looked for when a server starts.
-for _table in (turns, ledger, responses, attachments):
-    _open = _table.c.ended_at.is_(None)
-    Index(f"ix_{_table.name}_open", _table.c.instance, sqlite_where=_open, postgresql_where=_open)
+
+def add_partial_indexes() -> None:
+    """Tell the tables of their indexes of what has not ended: few rows of many, looked for when a server starts.
+
+    Only what compares the tables with a database needs it, and it loads the dialect of every database that is named.
+    """
+    for table in (turns, ledger, responses, attachments):
+        if (name := f"ix_{table.name}_open") not in {index.name for index in table.indexes}:
+            is_open = table.c.ended_at.is_(None)
+            Index(name, table.c.instance, sqlite_where=is_open, postgresql_where=is_open)

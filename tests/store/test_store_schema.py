@@ -23,7 +23,7 @@ from supervisor.store.errors import SchemaUnknownError, StoreError
 from supervisor.store.ledger import Ledger
 from supervisor.store.records import ChannelEnded
 from supervisor.store.store import Store
-from supervisor.store.tables import VERSION_TABLE, metadata
+from supervisor.store.tables import VERSION_TABLE, add_partial_indexes, metadata
 from tests.harness.records import KEY, begun, claimed, ended, say
 from tests.store.conftest import MakeStore, response
 
@@ -94,6 +94,7 @@ async def test_the_migrations_make_the_tables_there_are(make: MakeStore, url: st
 
     def differences(connection: Connection) -> list[object]:
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE, "compare_type": True})
+        add_partial_indexes()
         return list(compare_metadata(context, metadata))
 
     assert await store._database.read(lambda connection: connection.run_sync(differences)) == []

@@ -51,7 +51,7 @@ def as_parts(value: Any) -> Any:
 class Known(BaseModel):
     """An object whose other fields are left alone."""
 
-    model_config = ConfigDict(strict=True, extra="ignore")
+    model_config = ConfigDict(strict=True, extra="ignore", defer_build=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -82,4 +82,4 @@ def _given(value: Any) -> Any:
 class Open(Known):
     """An object whose other fields are handed on."""
 
-    model_config = ConfigDict(strict=True, extra="allow")
+    model_config = ConfigDict(strict=True, extra="allow", defer_build=True)

@@ -2,8 +2,9 @@
 
 from alembic import context
 
-from supervisor.store.tables import VERSION_TABLE, metadata
+from supervisor.store.tables import VERSION_TABLE, add_partial_indexes, metadata
 
+add_partial_indexes()
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
