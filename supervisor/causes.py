@@ -245,7 +245,9 @@ EXPLANATIONS: dict[Cause, Explanation] = {
         "the worker outlived its control server, but the new one could not take it over",
         "see the detail and the server's log; start the channel again",
     ),
-    Cause.SPAWNER_LOST: Explanation("the spawner died and took its workers with it", "start the channel again"),
+    Cause.SPAWNER_LOST: Explanation(
+        "the spawner died or was restarted, and its workers with it", "start the channel again"
+    ),
     Cause.STOP_FAILED: Explanation(
         "processes of the channel outlived SIGKILL", "look for processes in uninterruptible sleep (state D)"
     ),

@@ -96,6 +96,7 @@ class Reading:
         self._end: asyncio.Future[_End] = self._loop.create_future()
         self._pipes: list[int] = []  # progress and complaints; held open, so that they can be read when it is gone
         self._pieces = 0
+        self._lost = False  # its spawner ends
         self._left = False  # nobody waits for its end any more
         self._log = log.bind(reading=reading_id)
 
@@ -163,11 +164,15 @@ class Reading:
     def on_gone(self, receipt: Receipt) -> None:
         """Nothing is left."""
         self._spawner.forget(self._id)
-        self._finish(_End(receipt))
+        self._finish(_End(receipt, lost=self._lost))
 
     def on_unkillable(self, pids: list[int]) -> None:
         """Something outlives SIGKILL."""
         self._log.error("attachment.reader_unkillable", pids=pids)
+
+    def on_spawner_ending(self) -> None:
+        """The spawner ends, and this process first: that says nothing about the file."""
+        self._lost = True
 
     def on_spawner_lost(self) -> None:
         """The spawner died, and this process with it."""

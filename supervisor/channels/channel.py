@@ -358,6 +358,10 @@ class Channel:
         self._found.detail = f"processes {pids} outlive SIGKILL"
         self.post(Event.UNKILLABLE)
 
+    def on_spawner_ending(self) -> None:
+        """The spawner was told to end; the worker is, by now."""
+        self.post(Event.STOP, Cause.SPAWNER_LOST, "the spawner was told to end")
+
     def on_spawner_lost(self) -> None:
         """The spawner died; its workers went with it."""
         self.post(Event.LOST)

@@ -24,6 +24,9 @@ class Listener(Protocol):
     def on_unkillable(self, pids: list[int]) -> None:
         """These outlived SIGKILL for some seconds; on_gone follows should they end."""
 
+    def on_spawner_ending(self) -> None:
+        """The spawner was told to end, by others than us, and ends its workers first: on_exit and on_gone follow."""
+
     def on_spawner_lost(self) -> None:
         """The spawner died and took its workers with it. Final."""
 
@@ -50,6 +53,9 @@ class Proof:
 
     def on_unkillable(self, pids: list[int]) -> None:
         """It is waited for no longer than for others."""
+
+    def on_spawner_ending(self) -> None:
+        """It is ended, as it was to be."""
 
     def on_spawner_lost(self) -> None:
         """Whatever it was died with the spawner."""

@@ -65,6 +65,7 @@ class SpawnerClient:
             "spawn_failed": lambda m: self._listeners.pop(m["id"]).on_spawn_failed(m["error"]),
             "exit": lambda m: self._listeners[m["id"]].on_exit(m["status"], oom=m["oom"]),
             "gone": self._on_gone,
+            "ending": lambda m: self._listeners[m["id"]].on_spawner_ending(),
             "unkillable": lambda m: self._listeners[m["id"]].on_unkillable(m["pids"]),
             "zygote": self._on_zygote,
             "refused": lambda m: log.error("spawner.refused", error=m["error"]),

@@ -185,7 +185,10 @@ async def test_the_next_spawner_of_a_unit_is_found(agentd: Agentd, unit: Spawner
     await agentd.start(**UNIT)
     await agentd.begin("c")
     await unit.end(number)
-    await agentd.gone("c")
+    gone = await agentd.gone("c")
+    assert gone["cause"] == "spawner_lost"
+    # Told to end, it ends its workers first: how is known.
+    assert (gone["status"], gone["processes"]) == ((0, 1) if number == signal.SIGTERM else (None, None))
     pid = await unit.start()
     assert (await agentd.event("spawner.replaced"))["pid"] == pid != before
     await agentd.begin("c")

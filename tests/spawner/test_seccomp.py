@@ -125,7 +125,10 @@ def in_child(act: Callable[[], Any]) -> bytes:
     return said
 
 
-@pytest.mark.skipif(not seccomp.available(), reason="no seccomp for this machine")
+NEEDS_SECCOMP = pytest.mark.skipif(not seccomp.available(), reason="no seccomp for this machine")
+
+
+@NEEDS_SECCOMP
 def test_the_kernel_takes_it() -> None:
     machine = MACHINES[os.uname().machine]
 
@@ -141,3 +144,14 @@ def test_the_kernel_takes_it() -> None:
         return results
 
     assert in_child(bound) == b"[1, 38, 0]"
+
+
+@NEEDS_SECCOMP
+def test_it_is_there_under_another_filter_as_well() -> None:
+    def found() -> list[bool]:
+        prctl(PR_SET_NO_NEW_PRIVS, 1)
+        before = seccomp.available()
+        seccomp.Filter(seccomp.program(MACHINES[os.uname().machine])).install()
+        return [before, seccomp.available()]
+
+    assert in_child(found) == b"[True, True]"

@@ -1,136 +1,21 @@
 """agentd as `make install-systemd` leaves it on a machine: its units under a real systemd, until they are removed."""
 
 import asyncio
-import contextlib
-import json
 import os
-import pwd
-import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
 
 from tests.harness.server import PATIENCE
-from tests.vm.unit import ROOT, cgroup_of, systemctl
+from tests.vm.house import DATA, INSTALLED, SLICE, UNITS, WORKERS, House, alive, journal, processes, replaced, run
+from tests.vm.unit import cgroup_of, systemctl
 
 pytestmark = pytest.mark.timeout(600)  # the first one installs
 
-REPOSITORY = Path(__file__).parents[2]
-UNITS = ("agentd.socket", "agentd.service", "agentd-workers.service")
-INSTALLED = Path("/usr/local/lib/systemd/system")
-DROP_INS = Path("/run/systemd/system")
-DATA = (Path("/etc/agentd"), Path("/var/lib/agentd"), Path("/var/log/agentd"))
-SLICE = ROOT / "system.slice"
-URL = "http://127.0.0.1:8080"
 # Least exposure is 0.0, the worst 10.0; systemd counts tenths.
-EXPOSURES = [("agentd.service", 15), ("agentd-workers.service", 30)]
-
-
-def run(*command: str, **variables: str) -> str:
-    environment = {**os.environ, **variables}
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def make(target: str, **variables: str) -> str:
-    wheels = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(REPOSITORY / ".vm" / "wheels")}
-    return run("make", target, *(f"{name}={value}" for name, value in variables.items()), **wheels)
-
-
-@pytest.fixture(scope="session")
-def installed() -> Iterator[str]:
-    """What the installation said; the files are in /opt/agentd, /usr/local/lib and /etc/agentd."""
-    yield make("install-systemd")
-
-
-class House:
-    """The installed units, as their operator and their clients see them."""
-
-    def __init__(self, client: aiohttp.ClientSession) -> None:
-        self._client = client
-
-    async def property(self, name: str, unit: str = "agentd.service") -> str:
-        return await systemctl("show", "-P", name, unit)
-
-    async def main_pid(self, unit: str = "agentd.service") -> int:
-        return int(await self.property("MainPID", unit))
-
-    async def states(self) -> list[str]:
-        return [await self.property("ActiveState", unit) for unit in UNITS]
-
-    async def until(self, name: str, wanted: str, unit: str = "agentd.service") -> None:
-        """Wait until systemd says this of a unit: it has no event to wait for on a command line."""
-        async with asyncio.timeout(PATIENCE):
-            while await self.property(name, unit) != wanted:
-                await asyncio.sleep(0.05)
-
-    async def request(self, method: str, path: str, **body: Any) -> dict[str, Any]:
-        async with self._client.request(method, URL + path, json=body or None) as response:
-            answer: dict[str, Any] = await response.json()
-            return answer
-
-    async def begin(self, name: str) -> int:
-        """Start a channel; the pid of its worker."""
-        answer = await self.request("POST", "/start", channel_name=name, graph_name="echo", timeout=-1)
-        assert answer["code"] == "0", answer
-        pid: int = (await self.request("GET", f"/channels/{name}"))["pid"]
-        return pid
-
-    async def drop_in(self, unit: str, *lines: str) -> None:
-        folder = DROP_INS / f"{unit}.d"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "test.conf").write_text("\n".join(lines) + "\n")
-        await systemctl("daemon-reload")
-
-
-@pytest.fixture
-async def house(installed: str) -> AsyncIterator[House]:
-    """The units, none started yet; stopped afterwards, with nothing left."""
-    connector = aiohttp.TCPConnector(force_close=True)  # each request is a connection of its own
-    timeout = aiohttp.ClientTimeout(total=PATIENCE)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as client:
-        house = House(client)
-        yield house
-        await systemctl("stop", *UNITS)
-        await house.until("ActiveState", "inactive", "agentd-workers.service")
-        for unit in UNITS:
-            with contextlib.suppress(FileNotFoundError):
-                (DROP_INS / f"{unit}.d" / "test.conf").unlink()
-        await systemctl("daemon-reload")
-    nothing_runs()
-
-
-def nothing_runs() -> None:
-    assert processes() == {}
-    assert [path.name for path in SLICE.glob("agentd*")] == []
-
-
-def processes() -> dict[int, str]:
-    """What the user agentd has running, by pid."""
-    found: dict[int, str] = {}
-    try:
-        owner = pwd.getpwnam("agentd").pw_uid
-    except KeyError:  # removed, which takes that nothing of it runs
-        return found
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            if f"\nUid:\t{owner}\t" in (entry / "status").read_text():
-                found[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ")
-    return found
-
-
-def alive(pid: int) -> bool:
-    return pid in processes() and "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-
-
-def journal(*arguments: str) -> list[dict[str, Any]]:
-    run("journalctl", "--sync")
-    return [json.loads(line) for line in run("journalctl", "-o", "json", "-a", *arguments).splitlines()]
+EXPOSURES = [("agentd.service", 15), (WORKERS, 30)]
 
 
 # ---------------------------------------------------------------------- the files
@@ -152,13 +37,13 @@ async def test_a_start_brings_all_up_and_a_stop_leaves_nothing(house: House) -> 
     await systemctl("start", "agentd")
     assert await house.states() == ["active"] * 3  # at once: it has been waited for
     assert (await house.property("StatusText")).startswith("channels: 0, spawner: attached")
-    details = (await house.request("GET", "/health?details=1"))["data"]
-    assert details["spawner_pid"] == await house.main_pid("agentd-workers.service")
+    details = await house.details()
+    assert details["spawner_pid"] == await house.main_pid(WORKERS)
     assert details["containment"] in {"full", "tracking"}
     worker = await house.begin("c")
     channel = await house.request("GET", "/channels/c")
     assert cgroup_of(worker).name == channel["id"]
-    assert cgroup_of(worker).is_relative_to(SLICE / "agentd-workers.service")
+    assert cgroup_of(worker).is_relative_to(SLICE / WORKERS)
     assert {await house.main_pid(), worker, details["spawner_pid"]} <= set(processes())
     for folder in (*DATA[1:], Path("/run/agentd")):
         assert (folder.owner(), oct(folder.stat().st_mode)[-3:]) == ("agentd", "700")
@@ -173,7 +58,7 @@ async def test_a_start_brings_all_up_and_a_stop_leaves_nothing(house: House) -> 
         assert not any(name in environment for name in (b"AGENTD_STORE", b"AGENTD_KEYS_FILE"))
 
     await systemctl("stop", "agentd")
-    await house.until("ActiveState", "inactive", "agentd-workers.service")
+    await house.until("ActiveState", "inactive", WORKERS)
     assert processes() == {}
     assert await house.states() == ["active", "inactive", "inactive"]
     assert not Path("/run/agentd/spawn.sock").exists()
@@ -229,15 +114,6 @@ class Caller:
             await asyncio.sleep(0.005)
 
 
-async def replaced(house: House, before: int) -> int:
-    """The pid of the server that came after this one."""
-    async with asyncio.timeout(PATIENCE):
-        while (pid := await house.main_pid()) in {before, 0}:
-            await asyncio.sleep(0.05)
-    await house.until("ActiveState", "active")
-    return pid
-
-
 async def test_no_connection_is_refused_and_no_worker_ends_over_restarts_and_kills(house: House) -> None:
     await systemctl("start", "agentd")
     workers = [await house.begin(f"c{n}") for n in range(3)]
@@ -256,36 +132,49 @@ async def test_no_connection_is_refused_and_no_worker_ends_over_restarts_and_kil
     print(f"{caller.answered} answered, {caller.cut} cut, slowest {caller.slowest:.3f} s")
     assert caller.refused == []
     assert all(alive(pid) for pid in workers)
-    assert all(cgroup_of(pid).is_relative_to(SLICE / "agentd-workers.service") for pid in workers)
+    assert [(await house.request("GET", f"/channels/c{n}"))["pid"] for n in range(3)] == workers
+    assert all(cgroup_of(pid).is_relative_to(SLICE / WORKERS) for pid in workers)
 
 
 async def test_a_server_that_hangs_is_replaced_and_its_workers_live(house: House) -> None:
     await house.drop_in("agentd.service", "[Service]", "WatchdogSec=2s")
     await systemctl("start", "agentd")
     worker = await house.begin("c")
-    spawner = await house.main_pid("agentd-workers.service")
+    spawner = await house.main_pid(WORKERS)
     before = await house.main_pid()
     await systemctl("kill", "--kill-who=main", "--signal=STOP", "agentd")  # its loop feeds nobody any more
     assert await replaced(house, before) != before
     assert int(await house.property("NRestarts")) == 1
-    assert (await house.request("GET", "/health"))["code"] == "0"
+    assert (await house.request("POST", "/ping", channel_name="c"))["code"] == "0"
+    assert (await house.request("GET", "/channels/c"))["pid"] == worker
     assert alive(worker)
-    assert await house.main_pid("agentd-workers.service") == spawner
+    assert await house.main_pid(WORKERS) == spawner
     said = [entry["MESSAGE"] for entry in journal(f"_PID={before}")]
     assert "Fatal Python error: Aborted" in said  # and where it was, behind that
 
 
-async def test_a_spawner_that_is_killed_is_replaced_and_the_server_lives(house: House) -> None:
+# Killed with all it has; or told to end by systemd, and then its workers end in order.
+@pytest.mark.parametrize(
+    ("how", "status"),
+    [(("kill", "--kill-who=main", "--signal=KILL"), "null"), (("restart",), "0")],
+    ids=["killed", "restarted"],
+)
+async def test_sessions_end_with_their_spawner_and_the_server_lives(
+    house: House, how: tuple[str, ...], status: str
+) -> None:
     await systemctl("start", "agentd")
-    worker = await house.begin("c")
-    server, before = await house.main_pid(), await house.main_pid("agentd-workers.service")
-    await systemctl("kill", "--kill-who=main", "--signal=KILL", "agentd-workers")
-    async with asyncio.timeout(PATIENCE):
-        while (await house.request("GET", "/health?details=1"))["data"]["spawner_pid"] == before:
-            await asyncio.sleep(0.05)
+    name = f"until-{how[0]}"
+    worker = await house.begin(name)
+    server, before = await house.main_pid(), await house.main_pid(WORKERS)
+    await systemctl(*how, "agentd-workers")
+    entry = await house.gone(name)
+    assert (entry["CAUSE"], entry["STATUS"]) == ("spawner_lost", status)
     assert not alive(worker)
+    async with asyncio.timeout(PATIENCE):
+        while (details := await house.details())["spawner_pid"] == before or details["spawner"] != "attached":
+            await asyncio.sleep(0.05)
     assert await house.main_pid() == server
-    await house.begin("c")
+    await house.begin(name)
 
 
 async def test_sessions_go_on_over_a_restart(house: House) -> None:
@@ -302,11 +191,14 @@ async def test_sessions_go_on_over_a_restart(house: House) -> None:
 
 async def test_a_reload_replaces_no_process(house: House) -> None:
     await systemctl("start", "agentd")
-    before = await house.main_pid()
+    worker = await house.begin("c")
+    before = await house.main_pid(), await house.main_pid(WORKERS)
     await systemctl("reload", "agentd")
     await house.until("ActiveState", "active")
-    assert await house.main_pid() == before
+    assert (await house.main_pid(), await house.main_pid(WORKERS)) == before
     assert int(await house.property("NRestarts")) == 0
+    assert (await house.request("GET", "/channels/c"))["pid"] == worker
+    assert (await house.request("POST", "/ping", channel_name="c"))["code"] == "0"
 
 
 # ---------------------------------------------------------------------- the journal
@@ -319,36 +211,3 @@ async def test_the_journal_has_fields(house: House) -> None:
     [entry] = journal("-u", "agentd", "MESSAGE=channel.gone", "CHANNEL=of-the-journal")
     assert (entry["PRIORITY"], entry["CAUSE"], entry["GRAPH"]) == ("6", "stopped", "echo")
     assert (entry["SYSLOG_IDENTIFIER"], entry["_TRANSPORT"]) == ("agentd", "journal")
-
-
-# ---------------------------------------------------------------------- upgrade, removal; the last ones
-
-
-async def test_an_upgrade_keeps_settings_and_takes_a_restart(house: House) -> None:
-    await systemctl("start", "agentd")
-    worker = await house.begin("c")
-    (DATA[0] / "agentd.env").write_text("WORKERS_MAX=7\n")
-    before = os.readlink("/opt/agentd/current")
-    assert "systemctl restart agentd" in await asyncio.to_thread(make, "install-systemd")
-    assert os.readlink("/opt/agentd/current") != before
-    assert Path("/opt/agentd", before).is_dir()  # the spawner still runs from it
-    await systemctl("restart", "agentd")
-    assert (await house.request("GET", "/health?details=1"))["data"]["workers_max"] == 7
-    assert alive(worker)
-
-
-async def test_the_removal_leaves_the_data_unless_it_is_asked_for(house: House) -> None:
-    await systemctl("enable", "--now", "agentd")
-    await house.begin("c")
-    said = await asyncio.to_thread(make, "uninstall-systemd")
-    nothing_runs()
-    assert all(str(path) in said for path in DATA)
-    assert all(path.is_dir() for path in DATA)
-    assert "agentd" in {entry.pw_name for entry in pwd.getpwall()}
-    left = [*INSTALLED.glob("agentd*"), *Path("/usr/local/lib").glob("*.d/agentd*"), *Path("/opt").glob("agentd*")]
-    assert left == []
-    assert list(Path("/etc/systemd/system").rglob("agentd*")) == []
-
-    await asyncio.to_thread(make, "uninstall-systemd", PURGE="1")
-    assert not any(path.exists() for path in (*DATA, Path("/run/agentd")))
-    assert "agentd" not in {entry.pw_name for entry in pwd.getpwall()}

@@ -21,6 +21,8 @@ from worker.spawner.places import Grant, Places, base_of, granted, source_root
 PROGRAM: Final = "bwrap"
 TRY_SECONDS: Final = 5.0
 NAMESPACES: Final = ("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try")
+# What each worker has: all that a machine, or the filter of a unit or a container, may refuse, so it is what is tried.
+ALWAYS: Final = (*NAMESPACES, "--die-with-parent", "--cap-drop", "ALL", "--hostname", "worker")
 # Made anew inside, with what a worker may do there.
 OWN: Final = (Grant("/proc", READ), Grant("/dev", WRITE), Grant("/tmp", WRITE))  # noqa: S108 - the worker's own
 COARSE: Final = ("/etc", "/sys")
@@ -31,7 +33,8 @@ def trouble() -> str:
     program = shutil.which(PROGRAM)
     if program is None:
         return f"{PROGRAM} is not installed"
-    command = [program, *NAMESPACES, "--unshare-net", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "true"]
+    files = ("--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp")  # noqa: S108 - its own
+    command = [program, *ALWAYS, "--unshare-net", *files, "true"]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=TRY_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -56,7 +59,7 @@ def wrapped(
     inside = tuple(f"{path}/" for path in own[:2])  # below /tmp may be anything
     base_grants = (g for g in base_of(isolation, base) if g.path not in own and not g.path.startswith(inside))
     grants = [*base_grants, *granted(isolation, folder, base)]
-    options = [*NAMESPACES, "--die-with-parent", "--cap-drop", "ALL", "--hostname", "worker"]
+    options = [*ALWAYS]
     if not isolation.network:
         options.append("--unshare-net")
     options += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", own[2]]

@@ -114,6 +114,7 @@ class Spawner:
         """End every tree and zygote, answer the endings, close."""
         if self._own_end:
             for tree in self._trees.values():
+                self._tell({"ev": "ending", "id": tree.id})  # first, so that its exit is no crash
                 self._stop({"id": tree.id, "term_after": 0.0, "kill_after": GRACE_SECONDS}, [])
             lives = self._trees.values
             await self._until(lambda: all(tree.receipt is not None for tree in lives()), GRACE_SECONDS)
