@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from supervisor.attachments.handout import Handout
 from supervisor.processes.bundle import Bundle, remove
@@ -16,6 +16,9 @@ from worker.spawn import ERR_FIFO, OUT_FIFO
 
 if TYPE_CHECKING:
     from supervisor.channels.surroundings import Surroundings
+
+
+LOG_SECONDS: Final = 2.0  # for a worker's last lines to be written, on a disk that is slow
 
 
 class ChannelFiles:
@@ -102,7 +105,12 @@ class ChannelFiles:
             self._sink.leave()
 
     async def remove(self) -> None:
-        """Remove all but the log and the records. Raises OSError."""
+        """Remove all but the log and the records, once the worker's last lines are in the log. Raises OSError.
+
+        Should we die before that, the next server finds them where they are.
+        """
+        if self._sink is not None:
+            await self._sink.over(LOG_SECONDS)
         if not self._remove_own():
             await _in_daemon(self.remove_all)  # the worker left files of its own, perhaps many
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 import orjson
 import structlog
 
-from supervisor.processes.peek import Peek, is_full
+from supervisor.processes.peek import Peek, held, is_full
 from supervisor.processes.targets import WARY, Target
 
 log = structlog.get_logger("supervisor.logs")
@@ -68,6 +68,8 @@ class LogWriter:
                 if failing is None or failing.errno != error.errno:
                     log.warning("log.write_failed", error=str(error))  # once, not for every line on a full disk
                 failing = error
+            except Exception:  # a fault of ours in one job must not end the logs of all
+                log.exception("log.failed")
         self.peek.close()
 
 
@@ -94,6 +96,7 @@ class LogSink:
         self._window_left = 0
         self._spouts: list[_Spout] = []
         self._closed = False
+        self._over: asyncio.Future[None] = self._loop.create_future()
         try:
             for name in names:
                 self._spouts.append(_Spout(os.open(folder / name, os.O_RDWR | WARY)))
@@ -121,7 +124,13 @@ class LogSink:
                 spout.timer.cancel()
             self._loop.remove_reader(spout.fd)
             self._writer.call(partial(self._close, spout.fd, first))
-        self._writer.call(self._target.close)
+        self._writer.call(self._finish)
+
+    async def over(self, seconds: float) -> None:
+        """Wait until what there was when it was closed is written; so many seconds at most, for a disk may hang."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await asyncio.shield(self._over)
 
     # ------------------------------------------------------------------ in the loop
 
@@ -160,11 +169,12 @@ class LogSink:
     def _pour(self, spout: _Spout) -> None:
         taken, seen = 0, 0
         try:
+            there = held(spout.fd)
             data = self._writer.peek(spout.fd, READ_SIZE)
             seen = len(data)
             taken = data.rfind(b"\n") + 1
-            if taken == 0 and seen and (seen == READ_SIZE or is_full(spout.fd)):
-                taken = seen  # a line that has no end is cut, or its writer would wait for ever
+            if taken == 0 and seen and (seen == READ_SIZE or seen < there or is_full(spout.fd)):
+                taken = seen  # a line that cannot be seen whole is cut, or its writer would wait for ever
             if taken:
                 self._target.take(spout.fd, data[:taken])
         finally:
@@ -173,10 +183,23 @@ class LogSink:
 
     def _drain(self, fd: int) -> None:
         taken = 0  # no more than a pipe can hold: whoever writes on was not the worker
+        failure: OSError | None = None
         while taken < LARGEST_PIPE and (data := self._writer.peek(fd, READ_SIZE)):
             lines = data[: data.rfind(b"\n") + 1] or data
             taken += len(lines)
-            self._target.take(fd, lines)
+            try:
+                self._target.take(fd, lines)
+            except OSError as error:  # what follows may have room again
+                failure = failure or error
+        if failure is not None:
+            raise failure
+
+    def _finish(self) -> None:
+        try:
+            self._target.close()
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                self._loop.call_soon_threadsafe(self._over.set_result, None)
 
     def _close(self, fd: int, first: Callable[[int], None]) -> None:
         try:

@@ -2,8 +2,11 @@
 
 import ctypes
 import errno
+import fcntl
 import os
 import select
+import struct
+import termios
 from typing import Final
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -12,26 +15,48 @@ _libc.tee.restype = ctypes.c_ssize_t
 
 
 class Peek:
-    """Looks into pipes, by way of one of its own. For one thread."""
+    """Looks into pipes, by way of one of its own, which is empty between two looks. For one thread."""
 
     def __init__(self) -> None:
         """Raises OSError."""
-        self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._reader, self._writer = _pipe()
 
     def __call__(self, pipe: int, most: int) -> bytes:
         """The next bytes of `pipe`, at most so many; none when it is empty. Raises OSError."""
         size = _libc.tee(pipe, self._writer, most, os.SPLICE_F_NONBLOCK)
-        if size > 0:
-            return os.read(self._reader, size)
-        number = ctypes.get_errno()
-        if size == 0 or number == errno.EAGAIN:
-            return b""
-        raise OSError(number, os.strerror(number))
+        if size < 0:
+            number = ctypes.get_errno()
+            if number == errno.EAGAIN:
+                return b""
+            raise OSError(number, os.strerror(number))
+        try:
+            return self._read(size)
+        except OSError:
+            self._renew()  # what is left in it would be taken for another worker's
+            raise
 
     def close(self) -> None:
         """Close its own pipe."""
         os.close(self._reader)
         os.close(self._writer)
+
+    def _read(self, size: int) -> bytes:
+        """All of it, which may be several reads: a worker can make packets of what it writes."""
+        data = os.read(self._reader, size)
+        while len(data) < size:
+            more = os.read(self._reader, size - len(data))
+            if not more:
+                raise OSError(errno.EIO, "a pipe holds less than was put into it")
+            data += more
+        return data
+
+    def _renew(self) -> None:
+        self.close()
+        self._reader, self._writer = _pipe()
+
+
+def _pipe() -> tuple[int, int]:
+    return os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
 
 def is_full(pipe: int) -> bool:
@@ -39,6 +64,12 @@ def is_full(pipe: int) -> bool:
     poll = select.poll()
     poll.register(pipe, select.POLLOUT)
     return not poll.poll(0)
+
+
+def held(pipe: int) -> int:
+    """How many bytes lie in a pipe. Raises OSError."""
+    size: int = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))[0]
+    return size
 
 
 def take(pipe: int, size: int) -> None:

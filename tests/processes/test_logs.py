@@ -431,3 +431,129 @@ def test_what_it_says_is_cut(value: Any, shown: Any) -> None:
     told = Told()
     told.throttled.warning("event", value=value)
     assert told.events == [{"value": shown}]
+
+
+async def test_a_worker_that_writes_packets_disturbs_nobody(tmp_path: Path, writer: LogWriter) -> None:
+    """Each of its writes is then read by itself, and what is left of a look must not be taken for another's."""
+    targets, sinks, pipes = [], [], []
+    for name in ("bad", "good"):
+        (tmp_path / name).mkdir()
+        os.mkfifo(tmp_path / name / "out")
+        targets.append(Kept())
+        sinks.append(LogSink(tmp_path / name, ("out",), targets[-1], writer, 1 << 30))
+        pipes.append(os.open(tmp_path / name / "out", os.O_WRONLY))
+    fcntl.fcntl(pipes[0], fcntl.F_SETFL, os.O_DIRECT)
+
+    def write() -> None:
+        for number in range(200):
+            for piece in (b"forged ", b"by ", b"the bad one %d\n" % number):
+                os.write(pipes[0], piece)
+            os.write(pipes[1], b"good %d\n" % number)
+
+    await asyncio.to_thread(write)
+    await until(lambda: targets[1].data.endswith(b"good 199\n") and targets[0].data.endswith(b"one 199\n"))
+    for sink, pipe in zip(sinks, pipes, strict=True):
+        sink.close()
+        os.close(pipe)
+        await sink.over(PATIENCE)
+    assert targets[1].data == b"".join(b"good %d\n" % number for number in range(200))
+    assert targets[0].data == b"".join(b"forged by the bad one %d\n" % number for number in range(200))
+
+
+@pytest.mark.parametrize("size", [4096, 1 << 20])
+async def test_a_line_that_cannot_be_seen_whole_is_cut(
+    tmp_path: Path, writer: LogWriter, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Where a user has many pipes the one that is looked through is small; a worker can make its own larger."""
+    if size == 4096:
+        fcntl.fcntl(writer.peek._writer, fcntl.F_SETPIPE_SZ, size)
+    os.mkfifo(tmp_path / "out")
+    fd = os.open(tmp_path / "out", os.O_RDWR | os.O_NONBLOCK)
+    if size > 4096:
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, size)
+        for _ in range(20):
+            os.write(fd, b"x" * 3000)  # a page each: the look does not get to its end
+        os.write(fd, b"\nnext\n")
+    else:
+        os.write(fd, b"x" * 20_000 + b"\nnext\n")
+    target = Kept()
+    sink = LogSink(tmp_path, ("out",), target, writer, 1 << 30)
+    await until(lambda: target.data.endswith(b"\nnext\n"))
+    sink.close()
+    os.close(fd)
+    await sink.over(PATIENCE)
+    assert target.data.replace(b"\n", b"").count(b"x") - 1 in (20_000, 60_000)  # and one in "next"
+
+
+async def test_a_look_that_fails_leaves_nothing_for_the_next(tmp_path: Path) -> None:
+    reader, pipe = os.pipe2(os.O_NONBLOCK)
+    other_reader, other = os.pipe2(os.O_NONBLOCK)
+    peek = Peek()
+    real = os.read
+    os.write(pipe, b"stale\n")
+    os.write(other, b"fresh\n")
+    with pytest.MonkeyPatch.context() as patch:
+
+        def fails(fd: int, size: int) -> bytes:
+            raise OSError(errno.EIO, "it cannot be read")
+
+        patch.setattr(os, "read", fails)
+        with pytest.raises(OSError, match="cannot be read"):
+            peek(reader, READ_SIZE)
+    assert os.read is real
+    assert peek(other_reader, READ_SIZE) == b"fresh\n"
+    peek.close()
+    for fd in (reader, pipe, other_reader, other):
+        os.close(fd)
+
+
+async def test_a_fault_in_one_job_does_not_end_the_logs(tmp_path: Path, writer: LogWriter) -> None:
+    def fault() -> None:
+        raise ValueError("ours")
+
+    writer.call(fault)
+    assert await sunk(tmp_path, writer, b"line\n") == b"line\n"
+
+
+async def test_the_last_lines_are_written_before_a_folder_goes(tmp_path: Path, writer: LogWriter) -> None:
+    os.mkfifo(tmp_path / "out")
+    fd = os.open(tmp_path / "out", os.O_RDWR | os.O_NONBLOCK)
+    busy = threading.Event()
+    target = Kept()
+    sink = LogSink(tmp_path, ("out",), target, writer, 1 << 30)
+    writer.call(lambda: busy.wait(PATIENCE) and None)
+    os.write(fd, b"Traceback\n")
+    sink.close()
+    waiting = asyncio.create_task(sink.over(PATIENCE))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    busy.set()
+    await waiting
+    assert target.data == b"Traceback\n"
+    os.close(fd)
+
+
+async def test_a_disk_that_is_full_for_a_moment_costs_no_more_than_that(tmp_path: Path, writer: LogWriter) -> None:
+    class Once(Kept):
+        failed = False
+
+        def take(self, pipe: int, lines: bytes) -> None:
+            if not self.failed:
+                self.failed = True
+                take(pipe, len(lines))
+                raise OSError(errno.ENOSPC, "No space left on device")
+            super().take(pipe, lines)
+
+    os.mkfifo(tmp_path / "out")
+    fd = os.open(tmp_path / "out", os.O_RDWR | os.O_NONBLOCK)
+    fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, 1 << 20)
+    lines = b"".join(b"%06d\n" % number for number in range(30_000))
+    target = Once()
+    sink = LogSink(tmp_path, ("out",), target, writer, 1 << 30)
+    sink._ask = lambda spout: None  # type: ignore[method-assign]
+    os.write(fd, lines)
+    sink.close()
+    await sink.over(PATIENCE)
+    os.close(fd)
+    assert lines.endswith(target.data)
+    assert len(target.data) >= len(lines) - 2 * READ_SIZE
