@@ -200,10 +200,8 @@ class SpawnerClient:
         self._closing = True  # it may be about to end: that is no loss of ours
         try:
             if await self._wait(self._greeted, LAUNCH_SECONDS) and self._peer is not None:
-                if self.hello["version"] != VERSION:
-                    raise SpawnerUnavailableError(
-                        f"the spawner in {self._state_dir} speaks version {self.hello['version']}; we {VERSION}"
-                    )
+                if (its := self.hello["version"]) != VERSION:
+                    raise SpawnerUnavailableError(f"the spawner in {self._state_dir} has version {its}; we {VERSION}")
                 if await self._wait(self._listed, LAUNCH_SECONDS) and self._peer is not None:
                     self._pidfd = os.pidfd_open(self.hello["pid"])  # it lives, for it is connected
                     return True
