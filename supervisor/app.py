@@ -43,6 +43,8 @@ from supervisor.processes.rota import Rota
 from supervisor.processes.spawner import SpawnerClient
 from supervisor.proofs import Proofs
 from supervisor.settings import Settings
+from supervisor.store.errors import StoreError
+from supervisor.store.records import ResponseRow
 from supervisor.store.store import Store
 from supervisor.tokens import Tokens
 from supervisor.turns.archive import StoreArchive
@@ -102,8 +104,8 @@ class Server:
         self.store = _store_of(settings)
         turns = [survivor.turn.id for survivor in found if survivor.turn is not None]
         await self.store.open([survivor.record.id for survivor in found], turns)
-        unfinished = await self.store.unfinished_responses(turns)
         self._parts.push_async_callback(self.store.close)
+        unfinished = await self._unfinished(turns)
         self.attachments = _attachments_of(settings, self.store, self.spawner, self._environ)
         self._parts.push_async_callback(self.attachments.close)
         handouts = Handouts(settings.attachments_dir, instance_of(settings.state_dir))
@@ -226,6 +228,14 @@ class Server:
         """Let go of everything, also after a start that failed half-way."""
         await self._parts.aclose()
 
+    async def _unfinished(self, turns: Collection[str]) -> list[ResponseRow]:
+        """The kept answers of these turns; none while the store cannot tell, which is no reason not to serve."""
+        try:
+            return await self.store.unfinished_responses(turns)
+        except StoreError as error:
+            log.warning("responses.unread", error=str(error))
+            return []
+
     def _survivors(self, died_at: float) -> list[Survivor]:
         """The channels of an earlier server to go on with. Blocks."""
         settings, spawner = self.settings, self.spawner
@@ -243,7 +253,8 @@ class Server:
             if channel is not None:
                 adopted.append(channel.id)
                 if survivor.turn is not None or not survivor.ended:
-                    is_read = survivor.turn is not None and survivor.turn.id in read
+                    # One that has ended repeats nothing: what the earlier server had heard of its turn is lost.
+                    is_read = survivor.turn is not None and survivor.turn.id in read and not survivor.ended
                     turn = self.sessions.adopt(channel, survivor.turn, read=is_read)
                     if turn is not None and is_read:
                         asked[turn.id] = turn

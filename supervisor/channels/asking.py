@@ -76,6 +76,11 @@ class Asking:
             self._hearing.listen(None)
             raise
 
+    @property
+    def heard(self) -> int:
+        """The number of the last frame that was heard."""
+        return self._link.heard
+
     def take_up(self, listener: Listener) -> None:
         """The worker was asked by an earlier supervisor; `listener` hears what it answers, until `end_turn`."""
         self._hearing.listen(listener)

@@ -49,6 +49,9 @@ class Listener(Protocol):
     def on_gap(self, lost: int) -> None:
         """So many frames of the worker are lost; some may have been of this turn."""
 
+    def on_retold(self, last: int) -> None:
+        """The worker tells again what came after this frame."""
+
     def on_unknown(self) -> None:
         """The worker knows nothing of this turn, which an earlier supervisor began."""
 
@@ -206,6 +209,8 @@ class Hearing:
         self._log.info("channel.resumed", version=frame.get("v"), after=frame["last"], upto=frame["upto"])
         self._known = frame["upto"]
         self._catching_up = self._known > frame["last"]
+        if self._listener is not None:
+            self._listener.on_retold(frame["last"])
         if not self._catching_up:
             self.feed.catch_up()
 

@@ -138,17 +138,16 @@ class Kept:
         if turn is not None:
             try:
                 restored = restore[row.source](row)
-            except (ValueError, LookupError, TypeError) as error:  # too large to be kept, or of another version
+            except Exception as error:  # noqa: BLE001 - too large to be kept, of another version: no reason not to serve
                 log.warning("response.not_adopted", response=row.id, error=repr(error)[:MOST_SHOWN])
                 turn.skip()
         if turn is None or restored is None:
-            lost = ResponseEnded(id=row.id, status=row.status, body=row.body)
-            self._own(self._store.end_response(lost), f"end of {row.id}")
+            self._own(self._lose(row), f"end of {row.id}")
             return
+        turn.keep()
         recording = Recording() if restored.is_background else None
         run = self._runs[row.id] = Run(turn, restored.translator, recording)
-        work = self._see_end(run) if recording is None else self._carry(run, recording, restored.seconds)
-        self._own(work, f"adopted {run.id}")
+        self._own(self._go_on(run, row, restored), f"adopted {run.id}")
 
     def keeper(
         self,
@@ -221,6 +220,27 @@ class Kept:
 
     # ------------------------------------------------------------------ one run
 
+    async def _go_on(self, run: Run, row: ResponseRow, restored: Restored) -> None:
+        """See one of an earlier server to its end, unless its worker cannot tell its beginning any more."""
+        turn, recording = run.turn, run.recording
+        await turn.told_again()
+        if turn.is_beheaded:
+            turn.skip()
+            try:
+                await self._lose(row)
+            finally:
+                if recording is not None:
+                    recording.close()
+                self._leave(run)
+        elif recording is None:
+            await self._see_end(run)
+        else:
+            await self._carry(run, recording, restored.seconds)
+
+    async def _lose(self, row: ResponseRow) -> None:
+        """It has ended on record as it was there, not complete: that is how a lost one is told."""
+        await self._store.end_response(ResponseEnded(id=row.id, status=row.status, body=row.body))
+
     async def _carry(self, run: Run, recording: Recording, seconds: float | None) -> None:
         turn, translator = run.turn, run.translator
         timer = None
@@ -251,6 +271,7 @@ class Kept:
 
     def _enter(self, run: Run, given: Sequence[dict[str, Any]]) -> None:
         request, translator = run.turn.request, run.translator
+        run.turn.keep()
         self._runs[run.id] = run
         self._store.begin_response(
             ResponseBegun(
@@ -276,6 +297,7 @@ class Kept:
     def _leave(self, run: Run) -> None:
         """It is at work no more; its events stay for a while."""
         run.ended.set()
+        run.turn.release()
         if self._runs.get(run.id) is not run:
             return
         del self._runs[run.id]

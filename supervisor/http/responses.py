@@ -208,6 +208,8 @@ class ResponsesApi:
 def restored(row: "ResponseRow") -> Restored:
     """A response that an earlier server began."""
     translator = Responses.again(orjson.loads(row.body))
+    if translator.id != row.id:
+        raise ValueError(f"its object is {translator.id!r:.100}")
     return Restored(translator, is_background=translator.snapshot()["background"] is True)
 
 

@@ -83,7 +83,8 @@ class ChannelRecord(BaseModel):
 class TurnRecord(BaseModel):
     """The turn a channel is at, without anything that was said in it.
 
-    `graph`, `user` and `session` are the key of its session; `single`: that is this turn alone.
+    `after` is the number of the last frame that was heard before it was asked. `graph`, `user` and `session` are the
+    key of its session; `single`: that is this turn alone.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
@@ -92,6 +93,7 @@ class TurnRecord(BaseModel):
     id: str
     kind: Literal["chat", "invoke"]
     began_at: float
+    after: int
     graph: str
     user: str
     session: str

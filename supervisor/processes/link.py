@@ -137,6 +137,11 @@ class Link:
         while self._up >= 0 and taken < LARGEST_PIPE and (size := self._take()):
             taken += size
 
+    @property
+    def heard(self) -> int:
+        """The number of the last frame that came."""
+        return self._receiver.last
+
     def close(self) -> None:
         """Let go of the FIFOs; what was not written is dropped."""
         if self._pause is not None:

@@ -59,8 +59,7 @@ class Session:
         self._home = home
         self._settings: Settings = home.settings
         self._archive: Archive = home.archive
-        self.single = single
-        self._pinned = pinned is not None
+        self.single, self._pinned = single, pinned is not None
         self._conversation: Conversation | None = None
         self._primed: Channel | None = None  # the one whose worker has the agent's state for certain
         self._working = False
@@ -191,8 +190,9 @@ class Session:
             if conversation.is_reset or request.replaces is not None:
                 self._conversation = None  # what it is from now on, the store knows
         channel.asking.end_turn()
-        channel.note_turn(None)
         turn.end(ending, last)
+        await turn.settled()  # should we die before that, the next server takes up the turn, and what is kept of it
+        channel.note_turn(None)
 
     async def _begin(self, turn: Turn, channel: Channel, conversation: Conversation) -> Channel:
         """Ask the worker; the channel it is in. One that dies just now is replaced, once. Raises Refusal."""

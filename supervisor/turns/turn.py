@@ -21,6 +21,7 @@ from supervisor.turns.transcript import Event, Transcript
 MOST_WAITING: Final = 4096
 MOST_BYTES: Final = 4 * 1024 * 1024
 
+SETTLE_SECONDS: Final = 2.0
 MAX_DETAIL: Final = 2000
 MAX_KIND: Final = 200
 
@@ -77,6 +78,9 @@ class Turn:
         self.is_lost = False  # its worker never heard of it
         self.adopted_after: float | None = None  # seconds that it had run when it was taken over
         self.recorded = False  # its beginning is in the store
+        self.is_beheaded = False  # it was taken over, and its worker cannot tell its beginning any more
+        self._after = 0
+        self._kept: asyncio.Future[None] | None = None  # done once what is kept of its answer is on record
         self.left = False  # the server is gone for it; its worker goes on
         self.is_called = False  # no earlier turn of the session is before it
         self.events = 0
@@ -97,11 +101,14 @@ class Turn:
         self._admitted: asyncio.Future[None] = loop.create_future()
         self._started: asyncio.Future[None] = loop.create_future()
         self._done: asyncio.Future[None] = loop.create_future()
+        self._retold: asyncio.Future[None] = loop.create_future()
 
-    def take_over(self, channel: Channel, began_at: float, *, read: bool) -> None:
-        """It was asked by an earlier supervisor, whose reader is gone. Unless somebody is to `read` it from its
-        beginning, what it answers is only collected.
+    def take_over(self, channel: Channel, began_at: float, *, after: int, read: bool) -> None:
+        """It was asked by an earlier supervisor, whose reader is gone, when that had heard the worker's frame `after`.
+
+        Unless somebody is to `read` it from its beginning, what it answers is only collected.
         """
+        self._after = after
         if not read:
             self.skip()
         self.adopted_after = max(0.0, time.time() - began_at)
@@ -123,6 +130,19 @@ class Turn:
     async def started(self) -> None:
         """Wait until the worker was asked. Raises Refusal when that cannot be."""
         await asyncio.shield(self._started)
+
+    async def told_again(self) -> None:
+        """Wait until the worker of one that was taken over begins to tell it again, or it has ended."""
+        await asyncio.shield(self._retold)
+
+    def keep(self) -> None:
+        """What it answers is kept by somebody, who says so when that is on record (`release`)."""
+        self._kept = asyncio.get_running_loop().create_future()
+
+    def release(self) -> None:
+        """What is kept of it is on record, or will not be."""
+        if self._kept is not None and not self._kept.done():
+            self._kept.set_result(None)
 
     async def done(self) -> TurnEnding:
         """Wait until it has ended, without reading; what it says is only collected."""
@@ -248,7 +268,14 @@ class Turn:
         self._last = last
         self._finish()
 
+    async def settled(self) -> None:
+        """Wait until what is kept of it is on record, SETTLE_SECONDS at most: a reader may take nothing."""
+        if self._kept is not None:
+            await asyncio.wait({self._kept}, timeout=SETTLE_SECONDS)
+
     def _finish(self) -> None:
+        if not self._retold.done():
+            self._retold.set_result(None)
         if not self._done.done():
             self._done.set_result(None)
         self._notify()
@@ -297,6 +324,14 @@ class Turn:
         if self.said is None and not self.is_lost:
             self.is_lost = True
             self._wake()
+
+    def on_retold(self, last: int) -> None:
+        """The worker tells again what came after this frame; what of the turn was before it is lost."""
+        if self.adopted_after is not None and last > self._after:
+            self.is_beheaded = True
+            self.transcript.gaps += last - self._after
+        if not self._retold.done():
+            self._retold.set_result(None)
 
     def on_gap(self, lost: int) -> None:
         """Frames of the worker were lost; the reader sees it by the count at the end."""

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from openai import APIError, AsyncOpenAI
+from openai import APIError, AsyncOpenAI, BadRequestError
 
 from tests.harness import Agentd
 from tests.harness.scripted import graph, install
 from tests.harness.server import PATIENCE
+from worker.outbox import PAST_FRAMES
 
 PIECES = 300
 PACED = json.dumps([["think", "hm"], ["call", {"a": 1, "b": 2}], ["paced", [PIECES, 0.005]]])
@@ -183,3 +184,45 @@ async def test_one_that_was_never_asked_is_lost(server: Agentd, successor: Agent
     lost = (await successor.get(f"/v1/responses/{behind['response']['id']}"))["response"]
     assert lost["status"] == "failed"
     assert (await successor.get(f"/v1/responses/{ahead['response']['id']}"))["response"]["status"] == "in_progress"
+
+
+async def test_one_whose_beginning_cannot_be_told_again_is_lost_not_wrong(server: Agentd, successor: Agentd) -> None:
+    """A worker keeps so many frames: numbers that begin anew in the middle would be lies."""
+    script = json.dumps([["count", 2 * PAST_FRAMES], ["wait", 0]])
+    async with sdk_of(server) as sdk:
+        stream = await sdk.responses.create(model="scripted", input=script, background=True, stream=True)
+        first = await anext(stream)
+        async for event in stream:
+            if event.sequence_number > 2 * PAST_FRAMES - 100:
+                break
+        await stream.close()
+    await server.kill()
+    await follow_on(successor)
+    response = await until_over(successor, first.response.id)
+    assert response["status"] == "failed"
+    async with sdk_of(successor) as sdk:
+        with pytest.raises(BadRequestError):
+            await sdk.responses.retrieve(first.response.id, stream=True, starting_after=1)
+    assert (await successor.get("/channels"))["channels"][0]["turn"] is not None  # it goes on, all the same
+
+
+async def test_what_ends_while_the_server_is_lost_is_complete_on_record(server: Agentd, successor: Agentd) -> None:
+    """Between the end of a turn and that of its response nothing must be lost, whenever the server is."""
+    scripts = [json.dumps([["paced", [10 + number, 0.02]]]) for number in range(16)]  # 0.2 to 0.5 s
+    begun = await asyncio.gather(*(server.post("/v1/responses", input=one, background=True) for one in scripts))
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            rows = await asyncio.gather(*(server.get(f"/v1/responses/{one['response']['id']}") for one in begun))
+            told = [row["response"] for row in rows]
+            if all(row["status"] == "completed" or row["output"] for row in told) and any(
+                row["status"] == "completed" for row in told
+            ):
+                break  # all were asked, and some have ended
+    await server.kill()
+    await follow_on(successor)
+    for number, one in enumerate(begun):
+        response = await until_over(successor, one["response"]["id"])
+        assert (response["status"], text_of(response)) == (
+            "completed",
+            "".join(f"{piece} " for piece in range(10 + number)),
+        )

@@ -76,7 +76,11 @@ class Responses:
 
     @classmethod
     def again(cls, snapshot: Object) -> "Responses":
-        """The response of an earlier server: the same events make the same of it, with the same numbers and names."""
+        """The response of an earlier server: the same events make the same of it, with the same numbers and names.
+
+        Raises KeyError for a snapshot that lacks what it takes.
+        """
+        int(snapshot["created_at"])
         return cls({key: value for key, value in snapshot.items() if key not in ("status", "output", *NOTHING_YET)})
 
     @property
