@@ -49,6 +49,15 @@ def test_what_is_hidden_can_be_named(app: Path) -> None:
     assert of(app, read=(str(app / "deep/state"),), hidden=hidden) == {"deep/state": READ}
 
 
+def test_what_a_worker_made_a_link_of_is_not_granted(app: Path) -> None:
+    hidden = (str(app / "deep/state"),)
+    (app / "data" / "out").symlink_to(app / "deep" / "state")
+    assert of(app, write=(str(app / "data"), str(app / "data/out")), hidden=hidden) == {"data": WRITE}
+    assert of(app, read=(str(app / "data/out"),), hidden=hidden) == {}, "another graph's folder, perhaps"
+    (app / "data" / "elsewhere").symlink_to("/etc")
+    assert of(app, write=(str(app / "data"),), read=(str(app / "data/elsewhere"),)) == {"data": WRITE}
+
+
 def test_what_is_fixed_cannot_be_written_to_unless_it_is_named(app: Path) -> None:
     base = Places((), (str(app / "lib"),), (), ())
     found = of(app, base, write=(str(app),), fixed=(str(app / "property.json"),), hidden=(str(app / "deep"),))

@@ -29,6 +29,8 @@ def run(code: list[Instruction], number: int, arguments: tuple[int, ...] = (), a
         place += 1
         if operation == seccomp.LOAD:
             (accumulator,) = struct.unpack_from("=I", data, operand)
+        elif operation == seccomp.AND:
+            accumulator &= operand
         elif operation == seccomp.RETURN:
             return operand
         else:
@@ -52,6 +54,7 @@ def asked(machine: Machine, number: int, *arguments: int, **wishes: bool) -> int
 def test_what_is_listed_is_denied_and_what_is_not_is_allowed(machine: Machine) -> None:
     denied = {numbers[machine.column] for numbers in DENIED.values()} - {None}
     special = {machine.clone, machine.clone3, machine.socket, machine.ioctl, machine.prlimit64, machine.kill}
+    special |= {machine.socketpair, machine.setpriority, machine.ioprio_set, *machine.scheduling}
     assert not denied & special
     for number in range(600):
         if number not in special:
@@ -95,16 +98,35 @@ def test_arguments_that_reach_other_processes(machine: Machine) -> None:
     assert asked(machine, machine.prlimit64, 77, 7, 0, 1 << 40) == ALLOW, "to look is no harm"
     assert asked(machine, machine.prlimit64, 77, 7, 4096, 0) == DENY
     assert asked(machine, machine.prlimit64, 77, 7, 1 << 40, 0) == DENY, "also a pointer whose low half is zero"
+    for number in machine.scheduling:
+        assert (asked(machine, number, 0, 5), asked(machine, number, 77, 5)) == (ALLOW, DENY)
+    for number, process, others in ((machine.setpriority, 0, (1, 2)), (machine.ioprio_set, 1, (2, 3))):
+        assert (asked(machine, number, process, 0), asked(machine, number, process, 77)) == (ALLOW, DENY)
+        assert {asked(machine, number, which, 0) for which in others} == {DENY}, "all of a group, or of a user"
     assert asked(machine, machine.ioctl, 0, 0x5401) == ALLOW
     assert asked(machine, machine.ioctl, 0, seccomp.TIOCSTI) == DENY
     assert asked(machine, machine.ioctl, 0, seccomp.TIOCLINUX) == DENY
+
+
+def test_pairs_of_sockets_that_could_be_given_a_name(machine: Machine) -> None:
+    datagram = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+    for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC):
+        assert asked(machine, machine.socketpair, socket.AF_UNIX, kind) == ALLOW
+    assert asked(machine, machine.socketpair, socket.AF_UNIX, datagram) == DENY
+    assert asked(machine, machine.socketpair, socket.AF_UNIX, datagram, unix_sockets=True) == ALLOW
+
+
+def test_a_truncate_that_landlock_sees_to_is_allowed(machine: Machine) -> None:
+    number = DENIED[seccomp.TRUNCATE][machine.column]
+    assert number is not None
+    assert (asked(machine, number), asked(machine, number, truncate=True)) == (DENY, ALLOW)
 
 
 def test_jumps_stay_within_a_program(machine: Machine) -> None:
     code = seccomp.program(machine, unix_sockets=True)
     assert len(code) < 4096
     for place, (operation, yes, no, _) in enumerate(code):
-        if operation not in {seccomp.LOAD, seccomp.RETURN}:
+        if operation not in {seccomp.LOAD, seccomp.AND, seccomp.RETURN}:
             assert max(yes, no) < 256
             assert place + 1 + max(yes, no) < len(code)
 

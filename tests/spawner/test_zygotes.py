@@ -188,3 +188,33 @@ def test_where_the_new_code_cannot_start_the_old_one_goes_on(boss: Boss) -> None
     status, said = boss.end()
     assert status == 0
     assert said.count("/nowhere/python") <= 1
+
+
+def test_a_successor_that_could_not_start_is_tried_again_by_the_next_server(boss: Boss, tmp_path: Path) -> None:
+    boss.launch().connect()
+    old = zygote_of(boss)
+    boss.hang_up()
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/sh\nexit 3\n")
+    python.chmod(0o755)
+    boss.connect(python=str(python))
+    assert boss.event("zygote", state="died")["status"] == 3
+    boss.hang_up()
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    boss.connect(python=str(python))
+    boss.event("zygote", state="replaced", pid=old)
+    boss.hang_up()
+
+    boss.connect(python=str(python))
+    follower = zygote_of(boss)
+    boss.hang_up()
+    (tmp_path / "venv/lib/python3.99/site-packages/addon-2.dist-info").mkdir(
+        parents=True
+    )  # not where the spawner looks
+    boss.connect(python=str(python))
+    boss.event("zygote", state="replaced", pid=follower)
+    boss.spawn("1")
+    boss.ready("1")
+    boss.kill("1")
+    assert boss.end() == (0, "")

@@ -90,6 +90,11 @@ def trace(pid: int) -> None:
     call(number, TRACE_DETACH, pid, 0, 0)
 
 
+def slow(pid: int) -> None:
+    """As slow as it is: the right to make it slower is what counts."""
+    os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, pid))
+
+
 def new_user() -> None:
     pid = call(56 if X86 else 220, CLONE_NEWUSER | signal.SIGCHLD, 0, 0, 0, 0)
     if pid == 0:
@@ -127,6 +132,8 @@ def escapes(targets: dict[str, Any]) -> dict[str, Callable[[], object]]:
         found[f"signal {name}"] = lambda pid=pid: os.kill(pid, 0)
         found[f"limit {name}"] = lambda pid=pid: _limit(pid)
         found[f"trace {name}"] = lambda pid=pid: trace(pid)
+        found[f"slow {name}"] = lambda pid=pid: slow(pid)
+    found["pair of datagram sockets"] = lambda: [end.close() for end in socket.socketpair(type=socket.SOCK_DGRAM)]
     found["signal everybody"] = lambda: os.kill(-1, 0)
     if "socket" in targets:
         found["socket of the spawner"] = lambda: connect(socket.SOCK_SEQPACKET, targets["socket"])

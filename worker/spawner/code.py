@@ -2,7 +2,9 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from glob import escape, glob
+from pathlib import Path
 from typing import Final
 
 from worker.spawner.places import source_root
@@ -12,9 +14,14 @@ DISTRIBUTIONS: Final = (".dist-info", ".egg-info")
 Stamp = tuple[str, int, int]  # path, nanoseconds of its last change, size
 
 
-def code() -> frozenset[Stamp]:
-    """The stamps of our own sources, and of every distribution that is installed where Python looks for modules."""
-    return frozenset((*_sources(), *_distributions()))
+def code(python: str) -> frozenset[Stamp]:
+    """The stamps of our own sources, and of every distribution that is installed where Python looks for modules.
+
+    That is this interpreter, and `python`, when it belongs to a virtual environment of its own.
+    """
+    environment = Path(python).parent.parent
+    theirs = glob(f"{escape(str(environment))}/lib/python3*/site-packages")
+    return frozenset((*_sources(), *_distributions({*sys.path, *theirs})))
 
 
 def _sources() -> Iterator[Stamp]:
@@ -24,8 +31,8 @@ def _sources() -> Iterator[Stamp]:
                 yield from _stamp(f"{folder}/{name}")
 
 
-def _distributions() -> Iterator[Stamp]:
-    for folder in filter(None, sys.path):
+def _distributions(folders: Collection[str]) -> Iterator[Stamp]:
+    for folder in filter(None, folders):
         try:
             names = os.listdir(folder)
         except OSError:

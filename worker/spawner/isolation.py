@@ -152,8 +152,13 @@ class Ground:
     def _filter(self, isolation: Isolation) -> seccomp.Filter | None:
         if self._machine is None:
             return None
-        network, unix_sockets = isolation.network, isolation.unix_sockets
-        return seccomp.Filter(seccomp.program(self._machine, network=network, unix_sockets=unix_sockets))
+        code = seccomp.program(
+            self._machine,
+            network=isolation.network,
+            unix_sockets=isolation.unix_sockets,
+            truncate=bool(self._rights.files & landlock.TRUNCATE),
+        )
+        return seccomp.Filter(code)
 
 
 class Capabilities:

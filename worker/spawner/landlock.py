@@ -54,8 +54,9 @@ class Rights(NamedTuple):
         return struct.pack("=QQQ", self.files, self.ports, self.scopes)
 
 
-# The ABI in which each came, and what a worker can do without it.
+# The ABI in which each came, and what a worker can do, or not, without it.
 GAPS: Final = (
+    (2, "files cannot be renamed or linked from one folder to another, not even within a worker's own"),
     (4, "TCP ports cannot be restricted"),
     (5, "devices that can be opened can be configured"),
     (6, "other processes of the same user can be signalled, and reached by abstract sockets"),
@@ -85,7 +86,7 @@ def rights(version: int) -> Rights:
 def missing(version: int) -> tuple[str, ...]:
     """What an ABI leaves open, in words. Pure."""
     if version < 1:
-        return ("files cannot be restricted: the kernel has no Landlock", *(text for _, text in GAPS))
+        return ("files cannot be restricted: the kernel has no Landlock", *(text for least, text in GAPS if least > 2))
     return tuple(f"{text} (Landlock ABI {version}; {least} is needed)" for least, text in GAPS if version < least)
 
 

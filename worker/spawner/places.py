@@ -14,6 +14,8 @@ from worker.spawner import landlock
 SYSTEM: Final = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/nix/store", "/gnu/store"),
     *("/sys/devices", "/sys/class", "/sys/bus", "/sys/fs/cgroup", "/sys/kernel/mm", "/proc"),
+    # What resolv.conf leads to is replaced, and a rule is about the file that was there: hence the whole folder.
+    *("/run/systemd/resolve", "/run/resolvconf"),
 )
 OF_ETC: Final = (
     *("ssl/certs", "ssl/*.cnf", "ssl/*.pem", "pki/tls/certs", "pki/ca-trust", "pki/java", "ca-certificates*"),
@@ -21,8 +23,8 @@ OF_ETC: Final = (
     *("services", "protocols", "rpc", "ethers", "passwd", "group", "subuid", "subgid", "login.defs", "shells"),
     *("ld.so.*", "ld-musl-*", "localtime", "timezone", "adjtime", "locale*", "default/locale", "inputrc", "terminfo"),
     *("os-release", "*-release", "debian_version", "machine-id", "mime.types", "mailcap", "magic*", "papersize"),
-    *("alternatives", "fonts", "python*", "java*", "perl", "npmrc", "nanorc", "vulkan", "OpenCL", "glvnd"),
-    *("ImageMagick*", "profile", "bash.bashrc", "environment", "gitconfig", "wgetrc", "odbc*", "dpkg/origins"),
+    *("alternatives", "fonts", "python*", "java*", "perl", "nanorc", "vulkan", "OpenCL", "glvnd"),
+    *("ImageMagick*", "profile", "bash.bashrc", "dpkg/origins"),
 )
 DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 - the C library's name for it: without it there are no semaphores
@@ -84,12 +86,27 @@ def granted(isolation: Isolation, folder: str, base: Places) -> Iterator[Grant]:
     """What one worker is granted besides the base: its own folder, and what was named for it."""
     yield Grant(os.path.realpath(folder), landlock.WRITE)
     if isolation.read or isolation.write:
-        hidden = _there(isolation.hidden)
-        fixed = (*_there(isolation.fixed), *base.imports)
-        for path in _real(isolation.read):
+        hidden = isolation.hidden
+        fixed = (*(path for path in isolation.fixed if os.path.lexists(path)), *base.imports)
+        for path in _named(isolation.read, isolation):
             yield from _carve(Grant(path, landlock.READ), hidden, ())
-        for path in _real(isolation.write):
+        for path in _named(isolation.write, isolation):
             yield from _carve(Grant(path, landlock.WRITE), hidden, fixed)
+
+
+def _named(paths: Sequence[str], isolation: Isolation) -> Iterator[str]:
+    """The real names of paths that a graph names, without those that a worker may have made lead elsewhere.
+
+    What lies in a folder that is granted for writing is granted with it, and could be a link by now; and nothing leads
+    to what is hidden that does not say so.
+    """
+    folders = [os.path.realpath(folder) for folder in isolation.write]
+    for path in paths:
+        literal, real = os.path.abspath(path), os.path.realpath(path)
+        is_within = any(is_inside(literal, folder) for folder in (*isolation.write, *folders))
+        leads_astray = real != literal and any(real == other or is_inside(real, other) for other in isolation.hidden)
+        if not is_within and not leads_astray:
+            yield real
 
 
 def is_whole(isolation: Isolation, base: Places) -> bool:
@@ -98,18 +115,9 @@ def is_whole(isolation: Isolation, base: Places) -> bool:
 
 
 def base_of(isolation: Isolation, base: Places) -> Iterator[Grant]:
-    """The base without what is hidden in it."""
-    hidden = _there(isolation.hidden)
+    """The base without what is hidden in it, also what is not there yet."""
     for grant in base.grants:
-        yield from _carve(grant, hidden, ())
-
-
-def _there(paths: Sequence[str]) -> list[str]:
-    return [path for path in paths if os.path.lexists(path)]
-
-
-def _real(paths: Sequence[str]) -> list[str]:
-    return [os.path.realpath(path) for path in paths]
+        yield from _carve(grant, isolation.hidden, ())
 
 
 def _carve(grant: Grant, hidden: Sequence[str], fixed: Sequence[str]) -> Iterator[Grant]:

@@ -30,13 +30,20 @@ LOAD: Final = 0x20  # BPF_LD | BPF_W | BPF_ABS
 EQUAL: Final = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
 AT_LEAST: Final = 0x35  # BPF_JMP | BPF_JGE | BPF_K
 ANY_OF: Final = 0x45  # BPF_JMP | BPF_JSET | BPF_K
+AND: Final = 0x54  # BPF_ALU | BPF_AND | BPF_K
 RETURN: Final = 0x06  # BPF_RET | BPF_K
 
 # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET; clone() has no CLONE_NEWTIME
 NAMESPACES: Final = 0x0002_0000 | 0x0200_0000 | 0x0400_0000 | 0x0800_0000 | 0x1000_0000 | 0x2000_0000 | 0x4000_0000
+PRIO_PROCESS: Final = 0
+IOPRIO_WHO_PROCESS: Final = 1
+SOCK_TYPE_MASK: Final = 0xF
 TIOCSTI: Final = 0x5412  # type into a terminal
 TIOCLINUX: Final = 0x541C
 FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
+
+# Landlock knows it from ABI 3 on, and need not be helped then; a file that is open can be shortened all the same.
+TRUNCATE: Final = "truncate"
 
 # The number of each call on x86-64, and in the table that aarch64 shares with newer architectures.
 DENIED: Final[dict[str, tuple[int | None, int | None]]] = {
@@ -96,8 +103,7 @@ DENIED: Final[dict[str, tuple[int | None, int | None]]] = {
     "io_uring_register": (427, 427),
     "open_by_handle_at": (304, 265),
     "fanotify_init": (300, 262),
-    # Landlock knows it from ABI 3 on; a file that is open can be shortened all the same (ftruncate).
-    "truncate": (76, 45),
+    TRUNCATE: (76, 45),
 }
 
 
@@ -111,12 +117,40 @@ class Machine(NamedTuple):
     ioctl: int
     prlimit64: int
     kill: int
+    socketpair: int
+    setpriority: int
+    ioprio_set: int
+    scheduling: tuple[int, ...]  # sched_setparam, sched_setscheduler, sched_setattr
     clone3: int = 435
 
 
 MACHINES: Final = {
-    "x86_64": Machine(0xC000_003E, 0, clone=56, socket=41, ioctl=16, prlimit64=302, kill=62),
-    "aarch64": Machine(0xC000_00B7, 1, clone=220, socket=198, ioctl=29, prlimit64=261, kill=129),
+    "x86_64": Machine(
+        0xC000_003E,
+        0,
+        clone=56,
+        socket=41,
+        ioctl=16,
+        prlimit64=302,
+        kill=62,
+        socketpair=53,
+        setpriority=141,
+        ioprio_set=251,
+        scheduling=(142, 144, 314),
+    ),
+    "aarch64": Machine(
+        0xC000_00B7,
+        1,
+        clone=220,
+        socket=198,
+        ioctl=29,
+        prlimit64=261,
+        kill=129,
+        socketpair=199,
+        setpriority=140,
+        ioprio_set=30,
+        scheduling=(118, 119, 274),
+    ),
 }
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -129,16 +163,18 @@ def argument(number: int, *, high: bool = False) -> int:
     return ARGUMENTS + 8 * number + (4 if high else 0)
 
 
-def program(machine: Machine, *, network: bool = True, unix_sockets: bool = False) -> list[Instruction]:
-    """The filter. Pure."""
+def program(
+    machine: Machine, *, network: bool = True, unix_sockets: bool = False, truncate: bool = False
+) -> list[Instruction]:
+    """The filter; `truncate`: Landlock sees to it. Pure."""
     deny = (RETURN, 0, 0, ERRNO | EPERM)
     allow = (RETURN, 0, 0, ALLOW)
     code: list[Instruction] = [(LOAD, 0, 0, ARCH), (EQUAL, 1, 0, machine.arch), deny, (LOAD, 0, 0, NR)]
     if machine.column == 0:
         code += [(AT_LEAST, 0, 1, X32_BIT), deny]
-    for numbers in DENIED.values():
+    for name, numbers in DENIED.items():
         number = numbers[machine.column]
-        if number is not None:
+        if number is not None and not (truncate and name == TRUNCATE):
             code += [(EQUAL, 0, 1, number), deny]
     # Its flags are in memory, where no filter can look; C libraries fall back to clone.
     code += [(EQUAL, 0, 1, machine.clone3), (RETURN, 0, 0, ERRNO | ENOSYS)]
@@ -163,6 +199,19 @@ def program(machine: Machine, *, network: bool = True, unix_sockets: bool = Fals
         *((LOAD, 0, 0, argument(2)), (EQUAL, 0, 2, 0), (LOAD, 0, 0, argument(2, high=True)), (EQUAL, 1, 0, 0)),
         *(deny, allow),
     )
+    # Another process's share of the processors: with these alone a worker could starve whoever watches over it.
+    for number in machine.scheduling:
+        look(number, (LOAD, 0, 0, argument(0)), (EQUAL, 0, 1, 0), allow, deny)
+    for number, of_process in ((machine.setpriority, PRIO_PROCESS), (machine.ioprio_set, IOPRIO_WHO_PROCESS)):
+        look(
+            number,
+            *((LOAD, 0, 0, argument(0)), (EQUAL, 0, 3, of_process)),
+            *((LOAD, 0, 0, argument(1)), (EQUAL, 0, 1, 0), allow),
+            deny,
+        )
+    if not unix_sockets:  # an end of a pair of this type can be sent from, and bound, to any name
+        kind = ((LOAD, 0, 0, argument(1)), (AND, 0, 0, SOCK_TYPE_MASK), (EQUAL, 0, 1, int(socket.SOCK_DGRAM)))
+        look(machine.socketpair, *kind, deny, allow)
     families = (*(FAMILIES if network else ()), *((socket.AF_UNIX,) if unix_sockets else ()))
     kinds = [step for family in families for step in ((EQUAL, 0, 1, int(family)), allow)]
     look(machine.socket, (LOAD, 0, 0, argument(0)), *kinds, deny)

@@ -121,7 +121,9 @@ class Zygotes:
         self._by_pid: dict[int, Zygote] = {}  # also those on their way out
         self._deaths: dict[Preload, list[float]] = {}
         self._closing = False
-        self._loads = (sys.executable, code())  # where zygotes have their code from, and which it is
+        self._python = self._next_python = sys.executable  # what zygotes are started from, and successors
+        self._loads = (sys.executable, code(sys.executable))  # what they are to load, all of them
+        self._due: list[Preload] = []  # those that have a successor to come
 
     def pids(self) -> dict[int, Zygote]:
         """All zygotes by pid, also those on their way out."""
@@ -148,7 +150,7 @@ class Zygotes:
             idle = [z for z in self._zygotes.values() if z.preload and not z.asked and not z.waiting]
             if len(self._zygotes) >= MOST and idle:
                 self._retire(min(idle, key=lambda z: z.used))
-            zygote = self._zygotes[preload] = self._start(preload)
+            zygote = self._zygotes[preload] = self._start(preload, self._python)
         zygote.used = time.monotonic()
         return zygote
 
@@ -158,15 +160,29 @@ class Zygotes:
         If that is another one, or there is other code now, every zygote is started anew, and serves until its successor
         is ready.
         """
-        if self._loads == (loads := (python, code())):
+        if self._loads == (loads := (python, code(python))):
             return
-        self._loads = loads
+        self._loads, self._next_python = loads, python
         for successor in self._successors.values():
             successor.kill()  # it may have loaded half of what there was before
         self._successors.clear()
-        for preload in self._zygotes:
-            with contextlib.suppress(OSError):  # then the old ones go on
-                self._successors[preload] = self._start(preload)
+        self._due = list(self._zygotes)
+        if not self._due:
+            self._python = python
+        self._succeed()
+
+    def _succeed(self) -> None:
+        """Start the next successor: one at a time, for what they load may take much memory."""
+        while self._due and not self._successors:
+            preload = self._due.pop(0)
+            try:
+                self._successors[preload] = self._start(preload, self._next_python)
+            except OSError:
+                self._give_up()
+
+    def _give_up(self) -> None:
+        """The old ones go on; the next control server has it tried again."""
+        self._loads = ("", frozenset())
 
     def fork(self, fork: Fork) -> None:
         """Have a worker forked; `began`, `failed` or `lost` of the request is called, once."""
@@ -199,6 +215,8 @@ class Zygotes:
             del self._zygotes[zygote.preload]
         if self._successors.get(zygote.preload) is zygote:
             del self._successors[zygote.preload]
+            self._give_up()
+            self._succeed()
         while self._receive(zygote):  # what it answered before it died
             pass
         self._loop.remove_reader(zygote.channel)
@@ -235,7 +253,7 @@ class Zygotes:
         for zygote in self._by_pid.values():
             zygote.kill()
 
-    def _start(self, preload: Preload) -> Zygote:
+    def _start(self, preload: Preload, python: str) -> Zygote:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         parent = os.getpid()
         with theirs:
@@ -245,7 +263,7 @@ class Zygotes:
                 ours.close()
                 raise
             if pid == 0:
-                self._exec(preload, theirs, parent)
+                self._exec(preload, python, theirs, parent)
         try:
             pidfd = os.pidfd_open(pid)
         except OSError:
@@ -257,7 +275,7 @@ class Zygotes:
         self._loop.add_reader(ours, self._read, zygote)
         return zygote
 
-    def _exec(self, preload: Preload, channel: socket.socket, parent: int) -> NoReturn:
+    def _exec(self, preload: Preload, python: str, channel: socket.socket, parent: int) -> NoReturn:
         """In the child: never returns."""
         try:
             prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -266,7 +284,6 @@ class Zygotes:
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             for fd in (channel.fileno(), self._lifeline):
                 os.set_inheritable(fd, True)
-            python, _ = self._loads
             arguments = [python, "-m", "worker.zygote", str(channel.fileno()), str(self._lifeline), *preload]
             os.execve(python, arguments, self._environment)  # noqa: S606 - no shell, on purpose
         finally:
@@ -288,6 +305,7 @@ class Zygotes:
 
     def _take_over(self, successor: Zygote) -> None:
         """It is ready: from now on it forks, in the place of the one before it."""
+        self._python = self._next_python
         old = self._zygotes.get(successor.preload)
         self._zygotes[successor.preload] = successor
         if old is not None:
@@ -358,6 +376,7 @@ class Zygotes:
             zygote.expire(None)
             if self._successors.get(zygote.preload) is zygote:
                 self._take_over(self._successors.pop(zygote.preload))
+                self._succeed()
             self._tell({"ev": "zygote", "preload": zygote.preload, "pid": zygote.pid, "state": "ready"})
             self._flush(zygote)
             return True
