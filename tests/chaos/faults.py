@@ -31,6 +31,8 @@ class Scene:
     may_err: bool = False  # the server itself lacked something: it may have answered that
     torn: set[str] = field(default_factory=set)  # whose records were spoilt
     done: list[str] = field(default_factory=list)
+    # Of a process and a resource: how many faults limit it just now, and what it may have without them.
+    limits: dict[tuple[int, int], tuple[int, tuple[int, int]]] = field(default_factory=dict)
 
     def target(self, fault: Fault) -> str:
         """The channel a fault is about."""
@@ -120,13 +122,19 @@ def limited(scene: Scene, pid: int | None, kind: int, most: int) -> Iterator[Non
     if not pid or not scene.house.is_ours(pid):
         yield
         return
+    at_once, before = scene.limits.get((pid, kind), (0, (0, 0)))
     with contextlib.suppress(ProcessLookupError):
-        before = resource.prlimit(pid, kind)
+        if not at_once:
+            before = resource.prlimit(pid, kind)
         resource.prlimit(pid, kind, (most, before[1]))
+    scene.limits[pid, kind] = at_once + 1, before
     try:
         yield
     finally:
-        if scene.house.is_ours(pid):
+        at_once, before = scene.limits.pop((pid, kind))
+        if at_once > 1:  # another fault of this kind goes on
+            scene.limits[pid, kind] = at_once - 1, before
+        elif scene.house.is_ours(pid):
             with contextlib.suppress(ProcessLookupError):
                 resource.prlimit(pid, kind, before)
 
