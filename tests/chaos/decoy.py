@@ -13,6 +13,7 @@ import sys
 from typing import Final, NoReturn
 
 PR_SET_PDEATHSIG: Final = 1
+LEAVE: Final = signal.SIGUSR1
 TRIES: Final = 3
 LAST: Final = "/proc/sys/kernel/ns_last_pid"
 CLD: Final = {os.CLD_KILLED, os.CLD_DUMPED, os.CLD_STOPPED}
@@ -24,11 +25,13 @@ def say(text: str) -> None:
     os.write(1, f"{text}\n".encode())
 
 
-def stranger() -> NoReturn:
-    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+def stranger(parent: int) -> NoReturn:
+    """All signals are blocked already, so that none is too early to be seen."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     while True:
         hit = signal.sigwaitinfo(signal.valid_signals())
+        if hit.si_signo == LEAVE and hit.si_pid == parent:
+            os._exit(0)
         say(f"hit {os.getpid()} {hit.si_signo}")
 
 
@@ -39,9 +42,12 @@ def take(wanted: int) -> None:
                 file.write(str(wanted - 1))
         except OSError:
             break
+        parent = os.getpid()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         pid = os.fork()
         if pid == 0:
-            stranger()
+            stranger(parent)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if pid == wanted:
             strangers[pid] = True
             say(f"took {pid}")
@@ -55,20 +61,26 @@ def look() -> None:
     """What cannot be caught shows in how a stranger ended, or that it stands still."""
     for pid in list(strangers):
         found = os.waitid(os.P_PID, pid, os.WEXITED | os.WSTOPPED | os.WNOHANG)
-        if found is not None and found.si_code in CLD:
-            say(f"hit {pid} {found.si_status}")
-            if found.si_code == os.CLD_STOPPED:
-                os.kill(pid, signal.SIGCONT)
-            else:
-                del strangers[pid]
+        if found is not None:
+            tell(found)
+
+
+def tell(found: os.waitid_result) -> None:
+    if found.si_code in CLD:
+        say(f"hit {found.si_pid} {found.si_status}")
+    if found.si_code == os.CLD_STOPPED:
+        os.kill(found.si_pid, signal.SIGCONT)
+    else:
+        del strangers[found.si_pid]
 
 
 def release() -> None:
-    look()
-    for pid in strangers:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-    strangers.clear()
+    while strangers:
+        for pid in strangers:
+            os.kill(pid, LEAVE)
+        # Each ends by itself, unless it was killed or stopped, perhaps only just now.
+        found = os.waitid(os.P_PID, next(iter(strangers)), os.WEXITED | os.WSTOPPED)
+        tell(found)
     say("released")
 
 

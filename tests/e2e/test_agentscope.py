@@ -443,20 +443,22 @@ async def test_the_life_of_a_task(agentd: Agentd, successor: Agentd) -> None:
     unstartable = await begin(server, asked("x", model="broken"))
     assert (await result_of(server, unstartable))["result"].startswith("ADDONS_MISSING: ")
 
-    # One that runs when the server is stopped, and one when it is killed.
+    # One that runs when the server is stopped, and one that does when it is killed.
     stopped = await begin(server, script(["say", "x"], ["wait", None], session_id="a"))
     assert await server.stop() == 0
     await successor.start()
     assert (await result_of(successor, task)) == done
     assert (await result_of(successor, stopped))["result"].startswith("SHUTTING_DOWN: ")
-    lost = await begin(successor, script(["say", "x"], ["wait", None], session_id="b"))
+    kept = await begin(successor, script(["say", "x"], ["wait", None], session_id="b"))
     async with asyncio.timeout(PATIENCE):
-        while (await successor.get(f"/process/task/{lost}"))["status"] != "running":
+        while (await successor.get(f"/process/task/{kept}"))["status"] != "running":
             await asyncio.sleep(0.02)
     await successor.kill()
     agentd.events.clear()
     await agentd.start()
-    assert (await result_of(agentd, lost))["result"].startswith("SERVER_LOST: ")
+    assert (await agentd.get(f"/process/task/{kept}"))["status"] == "running", "its worker goes on, and so does it"
+    assert "interrupted" in (await agentd.post("/stop", session_id="b"))["message"]
+    assert (await result_of(agentd, kept))["result"].startswith("CANCELED: ")
     assert (await result_of(agentd, failing)) == told
     assert faults(server) == []
 

@@ -215,5 +215,6 @@ async def test_the_cgroups_of_a_killed_pair_are_taken_over(agentd: Agentd, succe
     await ended(pid)
     await agentd.kill()
     await successor.start()
-    assert (await successor.event("server.ready"))["cleared_folders"] == 1
+    assert (await successor.event("server.ready"))["adopted_channels"] == 1  # to tell its end
+    assert (await successor.gone("c"))["cause"] == "spawner_lost"
     await successor.begin("c")

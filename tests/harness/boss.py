@@ -158,6 +158,12 @@ class Boss:
         self.send(op="forget", id=channel)
         return receipt
 
+    def settle(self) -> None:
+        """Return when it has done all that it was asked for, as to let go of what it was told to forget."""
+        self.events = [event for event in self.events if event["ev"] != "refused"]
+        self.send(op="nonsense")
+        self.event("refused")
+
     def end(self) -> tuple[int, str]:
         """Shut the spawner down; its exit status and what it complained of."""
         assert self.process is not None

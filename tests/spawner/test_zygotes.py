@@ -151,8 +151,7 @@ def test_a_start_that_waits_is_served_by_whichever_zygote_is_ready_first(boss: B
     boss.launch(path=modules).connect()
     os.mkfifo(boss.state_dir / "gate")
     boss.spawn("1", preload=("zoo_zygote:waits",))
-    boss.send(op="nonsense")
-    boss.event("refused")  # so it has read what came before
+    boss.settle()
     boss.hang_up()
     (modules / "zoo_zygote-2.dist-info").mkdir()
     boss.connect()

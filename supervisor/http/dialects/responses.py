@@ -55,9 +55,10 @@ class Responses:
     manner = Manner(patience=PATIENCE_SECONDS)
     source = SOURCE
 
-    def __init__(self, told: Object) -> None:
-        """`told` is what the response says all the time (`told_of`)."""
+    def __init__(self, told: Object, created_at: float) -> None:
+        """`told` is what the response says all the time (`told_of`), `created_at` in seconds since 1970."""
         self.id: str = told["id"]
+        self._created_at: Final = created_at
         self._told: Final = told
         self._state: Object = {"status": "queued", **NOTHING_YET}
         self._answer = Answer()
@@ -72,7 +73,7 @@ class Responses:
     @classmethod
     def to(cls, body: ResponsesBody, request: TurnRequest, *, id: str, created_at: float) -> "Responses":  # noqa: A002
         """A response to this; `id` is what it is called, `created_at` when it was asked for, in seconds since 1970."""
-        return cls(told_of(body, request, id, created_at))
+        return cls(told_of(body, request, id, created_at), created_at)
 
     @classmethod
     def again(cls, snapshot: Object) -> "Responses":
@@ -80,8 +81,8 @@ class Responses:
 
         Raises KeyError for a snapshot that lacks what it takes.
         """
-        int(snapshot["created_at"])
-        return cls({key: value for key, value in snapshot.items() if key not in ("status", "output", *NOTHING_YET)})
+        told = {key: value for key, value in snapshot.items() if key not in ("status", "output", *NOTHING_YET)}
+        return cls(told, float(snapshot["created_at"]))
 
     @property
     def status(self) -> str:
@@ -173,7 +174,7 @@ class Responses:
         else:
             self._state |= {
                 "status": "completed",
-                "completed_at": int(self._told["created_at"] + last.get("ms", 0) / 1000),
+                "completed_at": int(self._created_at + last.get("ms", 0) / 1000),
             }
             out.append(self._frame("response.completed", {"response": self.snapshot()}))
 
