@@ -116,11 +116,13 @@ class Server:
         self._own(proofs.run(), "receipts")
         leftovers = Leftovers()
         self._own(leftovers.run(), "leftovers")
+        rota = Rota()
+        rota.hold()  # workers that are adopted have much to tell again: those who ask come first
         around = Surroundings(
             settings=settings,
             spawner=self.spawner,
             writer=self.writer,
-            rota=Rota(),
+            rota=rota,
             marks=marks,
             epoch=time.monotonic_ns() // 1_000_000,  # the host's, which no later supervisor of its workers goes behind
             recorded=proofs.when_recorded,
@@ -166,6 +168,7 @@ class Server:
         self._parts.push_async_callback(runner.cleanup)
         for listener in listeners:
             await Site(runner, listener).start()
+        rota.release()
         self._own(self._prune_often(), "log pruning")
         log.info(
             "server.ready",

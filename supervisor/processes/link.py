@@ -110,7 +110,7 @@ class Link:
         self._ack_frames = FIRST_ACK_FRAMES
         self._up = os.open(folder / UP_FIFO, _WARY)
         self._down = os.open(folder / DOWN_FIFO, _WARY)
-        self._loop.add_reader(self._up, self._on_readable)
+        self._rota.begin(self._listen)
 
     def _ask_to_resume(self, epoch: int) -> None:
         # What an earlier supervisor wrote in part ends with the newline; on a new pipe it is an empty line.

@@ -20,13 +20,31 @@ Read = Callable[[], None]
 class Rota:
     """Who reads next. One for all pipes of a loop."""
 
-    __slots__ = ("_left", "_loop", "_turning", "_waiting")
+    __slots__ = ("_held", "_left", "_loop", "_turning", "_waiting")
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._left = SLICE_SECONDS
         self._turning = False  # the loop is asked to come back
         self._waiting: deque[Read] = deque()
+        self._held: list[Read] | None = None
+
+    def hold(self) -> None:
+        """Nobody begins to listen until `release`: something else comes first."""
+        self._held = []
+
+    def release(self) -> None:
+        """Those who were to begin meanwhile do."""
+        held, self._held = self._held or [], None
+        for listen in held:
+            listen()
+
+    def begin(self, listen: Read) -> None:
+        """Have a pipe listened to from now on, or as soon as nobody is held."""
+        if self._held is None:
+            listen()
+        else:
+            self._held.append(listen)
 
     def take(self, read: Read) -> bool:
         """Read now if there is time left; else later, when `read` is called. Whether it was read."""

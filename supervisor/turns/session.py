@@ -160,13 +160,11 @@ class Session:
 
     async def _carry_out(self, turn: Turn) -> None:
         request = turn.request
-        is_new = turn.channel is None
+        is_new, known = turn.channel is None, None
         try:
-            if turn.channel is None:
-                channel, conversation = await self._unless_unwanted(turn, self._prepare(turn))
-                channel = await self._begin(turn, channel, conversation)
-            else:
-                channel, conversation = turn.channel, await self._remembered(request)
+            if (channel := turn.channel) is None:
+                channel, known = await self._unless_unwanted(turn, self._prepare(turn))
+                channel = await self._begin(turn, channel, known)
         except Refusal as refusal:
             turn.refuse(refusal)
             if turn.recorded:
@@ -182,6 +180,7 @@ class Session:
         elif turn.events or ending.completed:
             self._primed = channel
         if request.store:
+            conversation = known or await self._remembered(request)  # of one taken over not before it is needed
             await self._archive.end(turn, conversation)
             self._archive.remember(conversation, turn)
             self._conversation = conversation if is_new else None  # of one taken over we do not know all that was said

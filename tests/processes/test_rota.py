@@ -78,3 +78,19 @@ async def test_one_that_raises_holds_up_nobody() -> None:
     for _ in range(4):
         await asyncio.sleep(0)
     assert told == ["no luck", "read"]
+
+
+def test_nobody_begins_while_something_else_comes_first() -> None:
+    async def begin() -> list[str]:
+        rota = Rota()
+        order: list[str] = []
+        rota.begin(lambda: order.append("at once"))
+        rota.hold()
+        for name in "ab":
+            rota.begin(lambda name=name: order.append(name))  # type: ignore[misc]
+        order.append("first")
+        rota.release()
+        rota.begin(lambda: order.append("c"))
+        return order
+
+    assert asyncio.run(begin()) == ["at once", "first", "a", "b", "c"]
