@@ -53,7 +53,7 @@ async def test_a_worker_of_version_1_goes_on(agentd: Agentd, older: int, success
             seen = [await answer.next() for _ in range(30)]
             await agentd.kill()
         await successor.start()
-        versions = [event["version"] for event in successor.events if event["event"] == "channel.resumed"]
+        versions = [(await successor.event("channel.resumed"))["version"]]
         assert await pids(successor) == before
         rest = await follow(successor, "t", seen[-1]["place"], turn=seen[0]["turn"])
         assert (rest[-1]["event"], rest[-1]["cause"]) == ("final", "completed")
