@@ -223,7 +223,7 @@ class Kept:
     async def _go_on(self, run: Run, row: ResponseRow, restored: Restored) -> None:
         """See one of an earlier server to its end, unless its worker cannot tell its beginning any more."""
         turn, recording = run.turn, run.recording
-        await turn.told_again()
+        await turn.told_again()  # bounded by the turn's own end, which its session sees to
         if turn.is_beheaded:
             turn.skip()
             try:
