@@ -96,10 +96,17 @@ async def _answers(server: BenchServer) -> float:
 
 
 async def survive(quick: bool) -> list[Figure]:
-    """kill -9 of the server while its channels stream, and another one at once; readers resume by id."""
+    """kill -9 of the server while its channels stream, and another one at once; readers resume by id.
+
+    First below a standby, as the systemd unit has it; then without one, where what starts the next one starts it cold.
+    """
     channels = 40 if quick else 200
+    return [*await _survive(channels, "standby", "true"), *await _survive(channels, "cold", "false")]
+
+
+async def _survive(channels: int, kind: str, standby: str) -> list[Figure]:
     count = RATE * (BEFORE + AFTER)
-    async with BenchServer(graphs=[STREAM], WORKERS_MAX="300") as server:
+    async with BenchServer(graphs=[STREAM], WORKERS_MAX="300", AGENTD_STANDBY=standby) as server:
         for number in range(channels):
             await server.must("/start", channel_name=f"s{number}", graph_name="stream", timeout=-1)
         before = await _workers(server)
@@ -127,7 +134,7 @@ async def survive(quick: bool) -> list[Figure]:
     if stopped:
         raise RuntimeError(f"{len(stopped)} sessions ended: {stopped[0]}")
     return [
-        Figure(f"kill -9 with {channels} channels: answers again after", took, "s", at_most=1),
+        Figure(f"kill -9 with {channels} channels, {kind}: answers again after", took, "s", at_most=1),
         Figure("  sessions that go on, their streams to the end", on, "", at_least=channels),
         Figure("  events lost for readers that resume", lost, "", at_most=0),
         Figure("  events that came twice", twice, "", at_most=0),

@@ -172,6 +172,7 @@ class Server:
         self._own(self._prune_often(), "log pruning")
         log.info(
             "server.ready",
+            pid=os.getpid(),
             addresses=[url_of(listener) for listener in listeners],
             property=str(settings.property_file),
             state_dir=str(settings.state_dir),
@@ -278,6 +279,7 @@ class Server:
             "controllers": self.spawner.hello["controllers"],
             "draining": self.drain.is_on,
             "notes": self.spawner.hello["notes"],
+            "pid": os.getpid(),
             "isolation": {"default": self.settings.isolation, **self.spawner.hello["isolation"]},
             "spawner": "attached" if self.spawner.attached else "lost",
             "spawner_pid": self.spawner.hello["pid"],

@@ -30,6 +30,7 @@ class Notifier:
         """Takes the variables that are for this process only out of `environ`."""
         address = environ.pop(SOCKET, "")
         self._address = f"\0{address[1:]}" if address.startswith("@") else address  # @: an abstract one
+        self._parent: socket.socket | None = None
         watched = environ.pop(WATCHDOG_MICROSECONDS, "")
         ours = environ.pop(WATCHDOG_PID, str(os.getpid())) == str(os.getpid())
         #: Seconds after which a manager that hears nothing ends us; None: it does not.
@@ -56,9 +57,22 @@ class Notifier:
             self._tell("WATCHDOG=1", f"STATUS={status()}")
             await asyncio.sleep(STATUS_SECONDS if self.watchdog is None else self.watchdog / FEEDS)
 
+    def through(self, parent: socket.socket) -> None:
+        """From now on tell a parent of ours, over this socket: the manager hears nobody else. It has `pass_on`."""
+        self._parent = parent
+
+    def pass_on(self, message: bytes) -> None:
+        """Tell what a child of ours has told us."""
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.setblocking(False)
+            manager.sendto(message, self._address)
+
     def _tell(self, *assignments: str) -> None:
         if not self._address:
             return
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-            manager.setblocking(False)
-            manager.sendto("\n".join(assignments).encode(), self._address)
+        message = "\n".join(assignments).encode()
+        if self._parent is None:
+            self.pass_on(message)
+        else:
+            with contextlib.suppress(OSError):
+                self._parent.send(message)

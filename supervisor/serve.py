@@ -1,7 +1,6 @@
 """`agentd serve`: from settings to a running server, and its orderly end."""
 
 import asyncio
-import ctypes
 import faulthandler
 import gc
 import os
@@ -10,7 +9,6 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from typing import Final
 
 import structlog
@@ -18,45 +16,48 @@ import uvloop
 
 from supervisor.app import Server, StateFolderHeldError
 from supervisor.auth import KeysError
-from supervisor.listener import listen, url_of
+from supervisor.listener import url_of
 from supervisor.notify import Notifier
+from supervisor.prctl import hide_memory
 from supervisor.processes.launch import SpawnerUnavailableError
 from supervisor.reload import Reload
 from supervisor.settings import Loaded, Settings
 from supervisor.signals import Signals
+from supervisor.standby import Predecessor
 from supervisor.store.errors import StoreError
 from supervisor.telemetry import configure
 
 log = structlog.get_logger("supervisor.serve")
 
 FAILED: Final = 1
-PR_SET_DUMPABLE: Final = 4
 STOP_SLACK_SECONDS: Final = 10.0  # over the stop grace, what a stop may take at most
 SWITCH_SECONDS: Final = 0.001  # that a thread may keep the loop waiting for the interpreter
 
 
-def serve(settings: Settings, read: Callable[[], Loaded], inherited: Sequence[socket.socket], manager: Notifier) -> int:
+def serve(
+    settings: Settings,
+    read: Callable[[], Loaded],
+    listeners: Sequence[socket.socket],
+    manager: Notifier,
+    *,
+    inherited: bool,
+    before: Predecessor | None,
+) -> int:
     """Serve until SIGTERM or SIGINT; the exit status: 0 after an orderly end, 1 when it could not start.
 
-    SIGHUP has the settings read again by `read`, which raises SettingsError. With `inherited` sockets, whose addresses
-    are those of the settings then, none is opened.
+    SIGHUP has the settings read again by `read`, which raises SettingsError. The `listeners` are the caller's to close;
+    `inherited` says that a service manager opened them. `before` is the server this one follows below the same standby.
     """
     configure(settings.log_level, settings.log_format)
     if sys.stderr is not None:
         faulthandler.enable()  # the SIGABRT of a watchdog shows what held up the loop
-    _hide_memory()
+    hide_memory()
     _raise_descriptor_limit()
-    with ExitStack() as sockets:
-        listeners = [sockets.enter_context(listener) for listener in inherited]
-        if inherited:
-            log.info("server.sockets_inherited", addresses=[url_of(one) for one in inherited], settings="not opened")
-        for address in () if inherited else settings.addresses:
-            try:
-                listeners.append(sockets.enter_context(listen(address)))
-            except OSError as error:
-                sys.stderr.write(f"agentd: cannot listen on {address}: {error.strerror or error}\n")
-                return FAILED
-        return uvloop.run(_serve(settings, read, listeners, manager))
+    if inherited:
+        log.info("server.sockets_inherited", addresses=[url_of(one) for one in listeners], settings="not opened")
+    if before is not None:
+        log.error("server.killed", signal=before.name, seconds=round(before.seconds, 3))
+    return uvloop.run(_serve(settings, read, listeners, manager))
 
 
 async def _serve(
@@ -106,14 +107,6 @@ def _settle() -> None:
     gc.freeze()
     gc.enable()
     sys.setswitchinterval(SWITCH_SECONDS)
-
-
-def _hide_memory() -> None:
-    """Our environment and memory hold keys; a worker has the same user and could read them in /proc otherwise.
-
-    It does not help against root, who may read everything.
-    """
-    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _raise_descriptor_limit() -> None:

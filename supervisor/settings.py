@@ -163,6 +163,10 @@ class Settings(BaseModel):
     leave_seconds: kind.Seconds = Field(
         5.0, description="time a server that leaves its workers has for the answers it still owes"
     )
+    standby: kind.Flag = Field(
+        False,
+        description="a parent that has everything imported starts the server, and at once another one if it is killed",
+    )
     beat_seconds: kind.PositiveSeconds = Field(2.0, description="time between two heartbeats of a worker")
 
     lease_downtime: Literal["paused", "running"] = Field(

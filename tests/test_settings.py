@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import re
 import subprocess
 import sys
@@ -418,7 +419,8 @@ def configured(folder: Path, monkeypatch: pytest.MonkeyPatch, places: dict[str, 
     (folder / ".env").write_text(places["dotenv"])
     (folder / "agentd.toml").write_text(places["config"])
     served = []
-    monkeypatch.setattr(serving, "serve", lambda settings, *_: served.append(settings) or 0)
+    monkeypatch.setattr(serve_command, "listen", lambda _: socket.socket())  # the addresses are not this machine's
+    monkeypatch.setattr(serving, "serve", lambda settings, *_, **__: served.append(settings) or 0)
     monkeypatch.setattr(os, "environ", dict(os.environ))
     named = [word for item in places["named"] for word in ("--set", item)]
     assert serve_command.run([*places["flags"], *named]) == 0

@@ -4,17 +4,21 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from supervisor import sources
 from supervisor.addresses import LISTEN_ALLOWED
 from supervisor.cli.lean import lean
-from supervisor.listener import inherit, settings_of
+from supervisor.listener import inherit, listen, settings_of
 from supervisor.notify import Notifier
 from supervisor.settings import MASK, Loaded, describe, load
 from supervisor.sources import COMMAND_LINE, Layer, Problem, SettingsError
+from supervisor.standby import Predecessor, stand_by
 
+FAILED: Final = 1
 TEN_FLAGS: Final = ("--tenapp-dir", "-tenapp_dir")
 
 
@@ -28,12 +32,28 @@ def run(arguments: Sequence[str]) -> int:
     manager = Notifier(os.environ)
     inherited = inherit(os.environ)
     fixed = settings_of(inherited)
-    loaded = read(options, named, config, fixed)
-    warn(loaded)
-    os.environ.update(loaded.environment)  # graphs name variables of .env too
+    first = read(options, named, config, fixed)
+    warn(first)
     with lean():
         from supervisor.serve import serve  # noqa: PLC0415 - not before the settings are known to be good
-    return serve(loaded.settings, lambda: read(options, named, config, fixed, environ), inherited, manager)
+
+    with ExitStack() as sockets:
+        listeners = [sockets.enter_context(listener) for listener in inherited]
+        for address in () if inherited else first.settings.addresses:
+            try:
+                listeners.append(sockets.enter_context(listen(address)))
+            except OSError as error:
+                sys.stderr.write(f"agentd: cannot listen on {address}: {error.strerror or error}\n")
+                return FAILED
+
+        def begin(before: Predecessor | None) -> int:
+            # The sockets stay those of the first server: whoever follows it judges its settings by them.
+            again = partial(read, options, named, config, settings_of(listeners) if before else fixed, environ)
+            loaded = again() if before else first
+            os.environ.update(loaded.environment)  # graphs name variables of .env too
+            return serve(loaded.settings, again, listeners, manager, inherited=bool(inherited), before=before)
+
+        return stand_by(begin, sockets.close, manager) if first.settings.standby else begin(None)
 
 
 def read(

@@ -78,6 +78,10 @@ async def kill_server(scene: Scene, _: Fault) -> None:
     scene.house.kill_server()
 
 
+async def kill_below_standby(scene: Scene, _: Fault) -> None:
+    scene.house.kill_below_standby()
+
+
 async def kill_server_starting(scene: Scene, fault: Fault) -> None:
     """The server is killed, and its successor while it starts."""
     scene.house.kill_server()
@@ -281,6 +285,7 @@ async def remove_fifo(scene: Scene, fault: Fault) -> None:
 
 DOINGS: dict[str, Doing] = {
     "kill_server": kill_server,
+    "kill_below_standby": kill_below_standby,
     "kill_server_starting": kill_server_starting,
     "kill_server_and_worker": kill_server_and_worker,
     "kill_server_and_spawner": kill_server_and_spawner,

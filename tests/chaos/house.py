@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+from supervisor.standby import MOST, MOST_SECONDS
 from tests.conftest import ZOO
 from tests.harness import Agentd, leaks
 from tests.harness.graphs import ECHO
@@ -46,6 +47,8 @@ class House:
         self.restarts = 0
         self.unexpected: list[str] = []  # ends of servers that nobody killed
         self._killed = False
+        self._standby = False
+        self._followed: list[float] = []  # when the standby was to begin another server
         self._changing = asyncio.Lock()  # one at a time puts a server in the place of another
         self._remembered: dict[str, int] = {}
         self.containment = containment
@@ -119,6 +122,7 @@ class House:
                 return self.server
             await self._bury()
             self.server = self._successor()
+            self._standby, self._followed = not self._standby, []  # every other one has a standby
             await self.server.start(**self._settings())
             self.restarts += 1
             return self.server
@@ -151,8 +155,18 @@ class House:
             self.unexpected.append(f"a server ended by itself with status {status}: {server.events[-3:]}")
         self._killed = False
 
+    def kill_below_standby(self) -> None:
+        """SIGKILL to the server alone, which its standby follows up; to both where that has none, or will not again."""
+        now = asyncio.get_running_loop().time()
+        self._followed = [at for at in self._followed if now - at < MOST_SECONDS]
+        if self._standby and self.last("server.ready") is not None and len(self._followed) < MOST:
+            self._followed.append(now)
+            self.signal(self.pid_of("server"), signal.SIGKILL)
+        else:
+            self.kill_server()
+
     def kill_server(self) -> None:
-        """SIGKILL."""
+        """SIGKILL, to its standby where it has one."""
         if self.running and self.server is not None and self.server.process is not None:
             self.server.process.kill()
             self._killed = True
@@ -164,8 +178,11 @@ class House:
 
     def pid_of(self, role: str) -> int | None:
         """The process that has this part at present, as far as that is known."""
-        if role == "server":
-            return self.server.process.pid if self.running and self.server and self.server.process else None
+        if role in ("server", "standby"):
+            ready = self.last("server.ready")
+            if not self.running or self.server is None or self.server.process is None:
+                return None
+            return int(ready["pid"]) if ready and role == "server" else self.server.process.pid
         names = ("zygote.ready",) if role == "zygote" else ("server.ready", "spawner.replaced")
         event = self.last(*names)
         if event is None:
@@ -207,6 +224,7 @@ class House:
             "graphs": self.graphs(),
             "AGENTD_LISTEN": f"127.0.0.1:{self._port}",
             "AGENTD_CONTAINMENT": self.containment,
+            "AGENTD_STANDBY": str(self._standby).lower(),
             "LOG_PATH": str(self.logs),
             **SETTINGS,
             **clock,

@@ -140,8 +140,8 @@ def _cgroups(house: House) -> list[str]:
 
 
 def _strays(house: House) -> list[str]:
-    server, spawner = house.pid_of("server"), house.pid_of("spawner")
-    kept = {server, spawner, *(pid for pid in sweep.children(spawner or 0) if not sweep.channel_of(pid))}
+    server, standby, spawner = map(house.pid_of, ("server", "standby", "spawner"))
+    kept = {server, standby, spawner, *(pid for pid in sweep.children(spawner or 0) if not sweep.channel_of(pid))}
     strays = [text for pid, text in leaks.processes_of(house.folder).items() if pid not in kept]
     return strays + [f"process {pid} of {name}" for name, pid, began in witnessed(house) if is_alive(pid, began)]
 
@@ -156,7 +156,7 @@ def end_orphans(house: House) -> None:
 
 
 def _zombies(house: House) -> list[str]:
-    parents = [pid for pid in (house.pid_of("server"), house.pid_of("spawner"), house.pid_of("zygote")) if pid]
+    parents = [pid for pid in map(house.pid_of, ("server", "standby", "spawner", "zygote")) if pid]
     below = {(parent, pid) for parent in parents for pid in sweep.children(parent)}
     stats = [(parent, pid, read_stat(pid)) for parent, pid in below]
     return [f"process {pid} below {parent}" for parent, pid, stat in stats if stat is not None and stat.state == "Z"]

@@ -7,6 +7,7 @@ from typing import Final
 # What may go wrong, and how often each is drawn. `faults.py` does it.
 KINDS: Final[dict[str, int]] = {
     "kill_server": 6,
+    "kill_below_standby": 6,
     "kill_server_starting": 3,
     "kill_server_and_worker": 3,
     "kill_server_and_spawner": 1,

@@ -173,11 +173,14 @@ async def test_a_worker_that_is_killed(server: Agentd) -> None:
 
 
 async def test_a_server_that_is_killed(server: Agentd, successor: Agentd) -> None:
+    """What was asked goes on (test_adopt_responses.py); what still waited for its turn was never asked."""
     done = await create(server, ["say", "done"])
-    begun = await create(server, ["say", "a"], ["wait", 0], background=True)
-    assert begun["response"]["status"] in ("queued", "in_progress")
-    await until_recorded(server, begun["id"])
-    await server.kill()
+    async with streamed(server, ["say", "a"], ["wait", 0], session_id="s") as first:
+        await first.until("response.output_text.delta")
+        begun = await create(server, ["say", "b"], session_id="s", background=True)
+        await until_recorded(server, begun["id"])
+        await server.kill()
+    assert begun["response"]["status"] == "queued"
     install(successor, successor.folder / "second")
     await successor.start(graphs=GRAPHS)
     kept = (await successor.get(f"{PATH}/{done['id']}"))["response"]

@@ -3,8 +3,10 @@
 Keys and tokens of users are known by their form; what else is a secret is planted by its value.
 """
 
+import contextlib
 import os
 import re
+import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
@@ -33,14 +35,20 @@ def leaked(data: bytes, planted: Iterable[bytes] = ()) -> list[bytes]:
 def in_files(folder: Path, planted: Iterable[bytes]) -> list[str]:
     """The files below a folder that have a secret in their name or in what they hold."""
     found = []
-    for path in folder.rglob("*"):
-        if leaked(os.fsencode(path), planted):
-            found.append(f"the name of {path}")
-        if path.is_file() and not path.is_symlink():
-            with path.open("rb") as file:
-                if leaked(file.read(MOST_READ), planted):
+    for place, folders, files in os.walk(folder):  # what goes meanwhile, as a spawner's that lives on, is passed over
+        for name in (*folders, *files):
+            if leaked(os.fsencode(name), planted):
+                found.append(f"the name of {place}/{name}")
+        for path in (Path(place) / name for name in files):
+            with contextlib.suppress(FileNotFoundError):
+                if stat.S_ISREG(path.lstat().st_mode) and leaked(_head(path), planted):
                     found.append(str(path))
     return found
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MOST_READ)
 
 
 def in_arguments(folder: Path, planted: Iterable[bytes]) -> list[str]:

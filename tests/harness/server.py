@@ -55,13 +55,16 @@ class Agentd:
         """The command line of the server; it gets this environment if it is started by us."""
         return [sys.executable, "-m", "supervisor", "serve"]
 
-    async def start(self, *flags: str, graphs: list[dict[str, Any]] | None = None, **settings: str) -> "Agentd":
-        """Start and wait until it answers. `graphs` become the property file's predefined graphs."""
+    async def start(self, *flags: str, graphs: list[dict[str, Any]] | None = None, **settings: str | None) -> "Agentd":
+        """Start and wait until it answers. `graphs` become the property file's predefined graphs.
+
+        A setting that is None is not in the environment.
+        """
         self._at_end = False
         property_file = self.folder / "property.json"
         if graphs is not None:
             property_file.write_text(json.dumps({"ten": {"predefined_graphs": graphs}}))
-        environment = {
+        named = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.folder),
             "TMPDIR": os.environ["TMPDIR"],
@@ -73,6 +76,7 @@ class Agentd:
             **({"AGENTD_PROPERTY": str(property_file)} if property_file.exists() else {}),
             **settings,
         }
+        environment = {name: value for name, value in named.items() if value is not None}
         self._planted |= secrets.planted_in(environment)
         if self._nursery is None or self.inherited or "command" in vars(self):
             self.process = await asyncio.create_subprocess_exec(

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import pwd
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,15 @@ def processes() -> dict[int, str]:
 
 def alive(pid: int) -> bool:
     return pid in processes() and "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+
+
+def send(pid: int, number: signal.Signals) -> None:
+    """A signal to a process that is known to live."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    finally:
+        os.close(pidfd)
 
 
 def journal(*arguments: str) -> list[dict[str, Any]]:

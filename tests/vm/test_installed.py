@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import aiohttp
 import pytest
 
 from tests.harness.server import PATIENCE
-from tests.vm.house import DATA, INSTALLED, SLICE, UNITS, WORKERS, House, alive, journal, processes, replaced, run
+from tests.vm.house import DATA, INSTALLED, SLICE, UNITS, WORKERS, House, alive, journal, processes, replaced, run, send
 from tests.vm.unit import cgroup_of, systemctl
 
 pytestmark = pytest.mark.timeout(600)  # the first one installs
@@ -44,7 +45,7 @@ async def test_a_start_brings_all_up_and_a_stop_leaves_nothing(house: House) -> 
     channel = await house.request("GET", "/channels/c")
     assert cgroup_of(worker).name == channel["id"]
     assert cgroup_of(worker).is_relative_to(SLICE / WORKERS)
-    assert {await house.main_pid(), worker, details["spawner_pid"]} <= set(processes())
+    assert {await house.main_pid(), details["pid"], worker, details["spawner_pid"]} <= set(processes())
     for folder in (*DATA[1:], Path("/run/agentd")):
         assert (folder.owner(), oct(folder.stat().st_mode)[-3:]) == ("agentd", "700")
 
@@ -141,9 +142,9 @@ async def test_a_server_that_hangs_is_replaced_and_its_workers_live(house: House
     await systemctl("start", "agentd")
     worker = await house.begin("c")
     spawner = await house.main_pid(WORKERS)
-    before = await house.main_pid()
-    await systemctl("kill", "--kill-who=main", "--signal=STOP", "agentd")  # its loop feeds nobody any more
-    assert await replaced(house, before) != before
+    standby, before = await house.main_pid(), (await house.details())["pid"]
+    send(before, signal.SIGSTOP)  # its loop feeds nobody any more
+    assert await replaced(house, standby) != standby
     assert int(await house.property("NRestarts")) == 1
     assert (await house.request("POST", "/ping", channel_name="c"))["code"] == "0"
     assert (await house.request("GET", "/channels/c"))["pid"] == worker
@@ -151,6 +152,29 @@ async def test_a_server_that_hangs_is_replaced_and_its_workers_live(house: House
     assert await house.main_pid(WORKERS) == spawner
     said = [entry["MESSAGE"] for entry in journal(f"_PID={before}")]
     assert "Fatal Python error: Aborted" in said  # and where it was, behind that
+
+
+async def test_a_server_that_is_killed_is_followed_below_the_same_standby(house: House) -> None:
+    await systemctl("start", "agentd")
+    worker = await house.begin("c")
+    standby, before = await house.main_pid(), (await house.details())["pid"]
+    caller = Caller(house)
+    calling = asyncio.create_task(caller.call())
+    send(before, signal.SIGKILL)
+    async with asyncio.timeout(PATIENCE):
+        while (after := (await house.details())["pid"]) == before:
+            await asyncio.sleep(0.01)
+    calling.cancel()
+    await asyncio.wait({calling}, timeout=PATIENCE)
+    print(f"{caller.answered} answered, {caller.cut} cut, slowest {caller.slowest:.3f} s")
+    assert caller.refused == []
+    assert (await house.main_pid(), await house.property("NRestarts")) == (standby, "0")
+    assert (await house.request("GET", "/channels/c"))["pid"] == worker
+    [entry] = journal(f"_PID={after}", "MESSAGE=server.killed")
+    assert (entry["SIGNAL"], entry["PRIORITY"]) == ("SIGKILL", "3")
+    await systemctl("restart", "agentd")  # systemd has heard this one too
+    assert await replaced(house, standby) != standby
+    assert (await house.request("GET", "/channels/c"))["pid"] == worker
 
 
 # Killed with all it has; or told to end by systemd, and then its workers end in order.

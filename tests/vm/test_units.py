@@ -113,6 +113,16 @@ async def test_without_delegation_a_user_gets_the_sweep(unit: Unit) -> None:
 # ---------------------------------------------------------------------- deaths
 
 
+async def test_a_standby_makes_room_with_its_server(unit: Unit) -> None:
+    await unit.start(graphs=[ECHO], AGENTD_STANDBY="true")
+    await unit.begin("c")
+    details = await unit.details()
+    assert (details["containment"], set(details["controllers"])) == (LEVEL, offered())
+    for pid in (await main_pid(), details["pid"]):
+        assert cgroup_of(pid) == (unit.base / "server" if offered() else CGROUP)
+    await stopped(unit)
+
+
 async def test_a_new_spawner_takes_the_cgroups_over(unit: Unit) -> None:
     await unit.start(graphs=[ECHO])
     await unit.begin("c")

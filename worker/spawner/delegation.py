@@ -9,8 +9,8 @@
         CHANNEL/           one leaf per channel
 
 A folder with processes in it hands no controllers down, and children are born where their parent is. So the spawner
-lives in a leaf of its own, and so does the control server that started it, when nobody else is in `own`: whoever else
-is there is not ours to move, and there are no controllers then.
+lives in a leaf of its own, and so does the control server that started it, with its standby, when nobody else is in
+`own`: whoever else is there is not ours to move, and there are no controllers then.
 """
 
 import contextlib
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from worker.spawner import cgroup
+from worker.spawner.identity import read_stat
 
 SPAWNER: Final = "spawner"
 SERVER: Final = "server"
@@ -91,10 +92,14 @@ class Delegation:
 
     def _make_room(self) -> None:
         inhabitants = cgroup.inhabitants(self._own)
-        if inhabitants == [os.getppid()]:
+        server = os.getppid()
+        stat = read_stat(server)
+        standby = server if stat is None else stat.parent
+        if server in inhabitants and {*inhabitants} <= {server, standby}:
             with contextlib.suppress(OSError):  # then the controllers are refused, and that is noted
                 (self.base / SERVER).mkdir(exist_ok=True)
-                _move(os.getppid(), self.base / SERVER)
+                for pid in inhabitants:
+                    _move(pid, self.base / SERVER)
         elif inhabitants:
             self.notes.append(f"{self._own} has processes that are not ours: {inhabitants}")
 
