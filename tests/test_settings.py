@@ -2,8 +2,8 @@
 
 import json
 import os
-import socket
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
