@@ -82,6 +82,7 @@ class Server:
         """
         settings = self.settings
         self._credentials = credentials = _credentials_of(settings)
+        instance = instance_of(settings.state_dir)
         prepare_state(settings.state_dir)
         settings.log_path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._parts.callback(os.close, _hold(settings.state_dir))
@@ -98,7 +99,7 @@ class Server:
         await self.spawner.start()
         marks = Marks(settings.state_dir)
         self._parts.callback(marks.close)
-        found = await asyncio.to_thread(self._survivors, marks.read(OURS).at)
+        found = await asyncio.to_thread(self._survivors, instance, marks.read(OURS).at)
         ports = PortAllocator()
         self.catalog = GraphCatalog(settings.property_file, app_dir=settings.import_dir, injections=settings.injections)
         self.store = _store_of(settings)
@@ -108,7 +109,7 @@ class Server:
         unfinished = await self._unfinished(turns)
         self.attachments = _attachments_of(settings, self.store, self.spawner, self._environ)
         self._parts.push_async_callback(self.attachments.close)
-        handouts = Handouts(settings.attachments_dir, instance_of(settings.state_dir))
+        handouts = Handouts(settings.attachments_dir, instance)
         await asyncio.to_thread(handouts.clear, {survivor.record.id for survivor in found})
         self._chronicle = Chronicle(self.store.note)
         proofs = Proofs(self.store)
@@ -120,6 +121,7 @@ class Server:
         rota.hold()  # workers that are adopted have much to tell again: those who ask come first
         around = Surroundings(
             settings=settings,
+            instance=instance,
             spawner=self.spawner,
             writer=self.writer,
             rota=rota,
@@ -240,11 +242,10 @@ class Server:
             log.warning("responses.unread", error=str(error))
             return []
 
-    def _survivors(self, died_at: float) -> list[Survivor]:
+    def _survivors(self, instance: str, died_at: float) -> list[Survivor]:
         """The channels of an earlier server to go on with. Blocks."""
-        settings, spawner = self.settings, self.spawner
-        instance, boot_id = instance_of(settings.state_dir), spawner.hello["boot_id"]
-        return list(survivors(settings.state_dir, instance, boot_id, dict(spawner.inherited), died_at))
+        boot_id, inherited = self.spawner.hello["boot_id"], dict(self.spawner.inherited)
+        return list(survivors(self.settings.state_dir, instance, boot_id, inherited, died_at))
 
     def _adopt(self, found: Sequence[Survivor], read: Collection[str]) -> tuple[list[str], dict[str, Turn]]:
         """Go on with them; the ids of those that can be, and of their turns (by id) those that are to be `read`.

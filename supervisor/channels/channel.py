@@ -191,7 +191,7 @@ class Channel:
         if not survivor.ended:
             paused = self._around.settings.lease_downtime == "paused"
             self._leased.resume(record.slot, survivor.died_at, paused=paused)
-            self._keeping.put()  # its place among the marks may be another one
+            self._keeping.adopted(record.slot)
         self._around.spawner.adopt(self.id, self)
 
     async def run(self) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 from supervisor.channels.files import ChannelFiles
 from supervisor.channels.record import Recorded, record_of
 from supervisor.channels.surroundings import Surroundings
-from worker.spawn import instance_of
 
 
 class Keeping:
@@ -28,6 +27,12 @@ class Keeping:
         """Its worker exists since `start_time`, in clock ticks since the boot."""
         self._start_time = start_time
 
+    def adopted(self, slot: int) -> None:
+        """It is on record, with this place among the marks; it may have got another one meanwhile."""
+        self._is_known = True
+        if self._slot() != slot:
+            self.put()
+
     def put(self) -> None:
         """Have it known as it is now: its worker is ready, so that its start may be answered."""
         files = (self._files.log_file, self._files.property_file)
@@ -38,7 +43,7 @@ class Keeping:
                 self._slot(),
                 start_time=self._start_time,
                 boot_id=self._around.spawner.hello["boot_id"],
-                instance=instance_of(self._around.settings.state_dir),
+                instance=self._around.instance,
             )
             self._files.write_record(record.model_dump_json().encode())
             self._is_known = True

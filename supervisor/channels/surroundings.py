@@ -27,13 +27,14 @@ def unheard(_kind: str, _fields: Mapping[str, Any]) -> None:
 class Surroundings:
     """What is not a channel's own.
 
-    The settings, the spawner's client, the thread that writes the logs, the order in which workers are read, the marks
-    of pings, this supervisor's epoch on the pipes (later than any before it), who hears of the channels' lives, and
-    where confined workers find the files that they are given. `recorded` calls back once all that was announced so far
-    is in the ledger; `leave` gets what removes what could not be removed.
+    The settings, the name of the state folder's instance, the spawner's client, the thread that writes the logs, the
+    order in which workers are read, the marks of pings, this supervisor's epoch on the pipes (later than any before
+    it), who hears of the channels' lives, and where confined workers find the files that they are given. `recorded`
+    calls back once all that was announced so far is in the ledger; `leave` gets what removes what could not be removed.
     """
 
     settings: Settings
+    instance: str
     spawner: SpawnerClient
     writer: LogWriter
     rota: Rota

@@ -23,7 +23,7 @@ from supervisor.channels.requests import SEPARATOR, Owner, StartRequest, check_c
 from supervisor.channels.surroundings import Surroundings
 from supervisor.ports import PortAllocator
 from supervisor.processes.adopt import Survivor
-from worker.spawn import Receipt, instance_of
+from worker.spawn import Receipt
 
 log = structlog.get_logger("supervisor.table")
 
@@ -55,7 +55,6 @@ class ChannelTable:
         self._tasks: set[asyncio.Task[None]] = set()
         self._numbers = itertools.count(1)
         self._epoch = f"{time.time_ns():x}"
-        self._instance = instance_of(surroundings.settings.state_dir)
         self._closing = self._leaving = False
         self.draining = False  # no channel begins, but those that are there go on
         self.freed = Bell()  # a slot is free again
@@ -90,7 +89,7 @@ class ChannelTable:
             self._ports.release(plan.port)
             raise
         channel_id = f"{self._epoch}-{next(self._numbers)}"
-        stem = file_stem(request.name, f"{self._instance}-{channel_id}", time.time())
+        stem = file_stem(request.name, f"{self._around.instance}-{channel_id}", time.time())
         files = (settings.log_path / f"app-{stem}.log", settings.log_path / f"property-{stem}.json")
         timeout = timeout_of(request.timeout, float(settings.worker_quit_timeout_seconds))
         channel = Channel(request, plan, channel_id, files, timeout, self._around, self._release)

@@ -34,9 +34,25 @@ class Bundle:
 
     def __init__(self, state_dir: Path, channel_id: str) -> None:
         self.folder = state_dir / CHANNELS / channel_id
-        self.record = state_dir / RECORDS / f"{channel_id}.json"
-        self.turn_record = state_dir / RECORDS / f"{channel_id}.turn.json"
-        self.ending = state_dir / ENDINGS.format(channel_id)  # by a spawner that ended
+        self._state_dir = state_dir
+        self._id = channel_id
+
+    # Made when they are needed: of each channel there are few occasions, and paths are not cheap.
+
+    @property
+    def record(self) -> Path:
+        """Where its record is."""
+        return self._state_dir / RECORDS / f"{self._id}.json"
+
+    @property
+    def turn_record(self) -> Path:
+        """Where that of the turn it is at is."""
+        return self._state_dir / RECORDS / f"{self._id}.turn.json"
+
+    @property
+    def ending(self) -> Path:
+        """Where a spawner that ends puts how the channel ended."""
+        return self._state_dir / ENDINGS.format(self._id)
 
     def create(self) -> None:
         """Make the folder with its FIFOs and one for temporary files; the worker makes its lock. Raises OSError."""

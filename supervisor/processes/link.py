@@ -108,8 +108,8 @@ class Link:
         self._receiver = receiver
         self._acked = receiver.last
         self._ack_frames = FIRST_ACK_FRAMES
-        self._up = os.open(folder / UP_FIFO, _WARY)
-        self._down = os.open(folder / DOWN_FIFO, _WARY)
+        self._up = os.open(f"{folder}/{UP_FIFO}", _WARY)
+        self._down = os.open(f"{folder}/{DOWN_FIFO}", _WARY)
         self._rota.begin(self._listen)
 
     def _ask_to_resume(self, epoch: int) -> None:

@@ -99,7 +99,7 @@ class LogSink:
         self._over: asyncio.Future[None] = self._loop.create_future()
         try:
             for name in names:
-                self._spouts.append(_Spout(os.open(folder / name, os.O_RDWR | WARY)))
+                self._spouts.append(_Spout(os.open(f"{folder}/{name}", os.O_RDWR | WARY)))
         except OSError:
             for spout in self._spouts:
                 os.close(spout.fd)
