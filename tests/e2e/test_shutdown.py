@@ -53,6 +53,7 @@ def assert_clean(agentd: Agentd) -> None:
     names = {name.removesuffix(f"-{instance_of(agentd.state_dir)}") for name in names}
     assert {name for name in names if not name.startswith("logs/app-")} == KEPT
     assert (agentd.state_dir / "spawner.log").read_text() == ""
+    assert [event for event in agentd.events if event["event"] == "zygote.died"] == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -235,7 +235,8 @@ class Zygotes:
                 fork.again = True
                 self.fork(fork)  # by the next zygote
         state = "replaced" if zygote.retired else "died"
-        self._tell({"ev": "zygote", "preload": zygote.preload, "pid": zygote.pid, "state": state, "status": status})
+        if not self._closing:  # then it was we who ended it
+            self._tell({"ev": "zygote", "preload": zygote.preload, "pid": zygote.pid, "state": state, "status": status})
         if zygote.retired:
             return
         now = time.monotonic()
