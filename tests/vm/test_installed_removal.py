@@ -1,7 +1,6 @@
 """An upgrade of what is installed, and its removal. After this file nothing is installed any more."""
 
 import asyncio
-import os
 import pwd
 from pathlib import Path
 
@@ -13,17 +12,22 @@ from tests.vm.unit import systemctl
 pytestmark = pytest.mark.timeout(600)  # they install
 
 
-async def test_an_upgrade_keeps_settings_and_takes_a_restart(house: House) -> None:
+async def test_upgrades_keep_settings_and_take_a_restart(house: House) -> None:
+    """The version that the spawner runs from stays, over more upgrades than the number that is kept."""
     await systemctl("start", "agentd")
     worker = await house.begin("c")
     (DATA[0] / "agentd.env").write_text("WORKERS_MAX=7\n")
-    before = os.readlink("/opt/agentd/current")
-    assert "systemctl restart agentd" in await asyncio.to_thread(make, "install-systemd")
-    assert os.readlink("/opt/agentd/current") != before
-    assert Path("/opt/agentd", before).is_dir()  # the spawner still runs from it
-    await systemctl("restart", "agentd")
-    assert (await house.details())["workers_max"] == 7
-    assert alive(worker)
+    of_spawner = current = Path("/opt/agentd/current").resolve()
+    for number in range(3):
+        before = current
+        assert "systemctl restart agentd" in await asyncio.to_thread(make, "install-systemd")
+        current = Path("/opt/agentd/current").resolve()
+        assert current != before
+        assert set(current.parent.iterdir()) == {of_spawner, before, current}
+        await systemctl("restart", "agentd")
+        assert (await house.details())["workers_max"] == 7
+        await house.begin(f"after-{number}")
+        assert alive(worker)
 
 
 async def test_the_removal_leaves_the_data_unless_it_is_asked_for(house: House) -> None:
