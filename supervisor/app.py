@@ -34,7 +34,7 @@ from supervisor.listener import url_of
 from supervisor.ports import PortAllocator
 from supervisor.processes.adopt import Survivor, survivors
 from supervisor.processes.bundle import clear_bundles, prepare_state
-from supervisor.processes.launch import SpawnerOptions
+from supervisor.processes.launch import options_of
 from supervisor.processes.leftovers import Leftovers
 from supervisor.processes.logs import LogWriter, prune
 from supervisor.processes.marks import OURS, Marks
@@ -90,11 +90,7 @@ class Server:
         self.writer.start()
         self._parts.push_async_callback(asyncio.to_thread, self.writer.close)
         self.writer.call(self._prune)
-        self.spawner = SpawnerClient(
-            settings.state_dir,
-            SpawnerOptions(settings.containment, settings.orphan_grace_seconds, unit=settings.spawner == "unit"),
-            self._environ,
-        )
+        self.spawner = SpawnerClient(settings.state_dir, options_of(settings), self._environ)
         self._parts.push_async_callback(self._part_with_spawner)
         await self.spawner.start()
         marks = Marks(settings.state_dir)

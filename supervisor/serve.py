@@ -23,7 +23,7 @@ from supervisor.processes.launch import SpawnerUnavailableError
 from supervisor.reload import Reload
 from supervisor.settings import Loaded, Settings
 from supervisor.signals import Signals
-from supervisor.standby import Predecessor
+from supervisor.standby import PASSED_ON, Predecessor
 from supervisor.store.errors import StoreError
 from supervisor.telemetry import configure
 
@@ -51,6 +51,7 @@ def serve(
     configure(settings.log_level, settings.log_format)
     if sys.stderr is not None:
         faulthandler.enable()  # the SIGABRT of a watchdog shows what held up the loop
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGABRT})
     hide_memory()
     _raise_descriptor_limit()
     if inherited:
@@ -66,6 +67,7 @@ async def _serve(
     loop = asyncio.get_running_loop()
     signals = Signals()
     signals.listen()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)  # a standby has us hear what came before
     environ = dict(os.environ)
     server = Server(settings, environ)
     try:

@@ -27,7 +27,7 @@ class Signals:
         for number in ENDING:
             loop.add_signal_handler(number, self._on_end, number)
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-            if _is_at_terminal():
+            if is_at_terminal():
                 loop.add_signal_handler(signal.SIGHUP, self._on_end, signal.SIGHUP)
             else:
                 loop.add_signal_handler(signal.SIGHUP, self.reload.set)
@@ -40,5 +40,6 @@ class Signals:
             self.hurry.set()
 
 
-def _is_at_terminal() -> bool:
+def is_at_terminal() -> bool:
+    """Whether somebody started us at a terminal."""
     return sys.stdin is not None and os.isatty(sys.stdin.fileno())

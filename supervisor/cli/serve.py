@@ -15,10 +15,11 @@ from supervisor.cli.lean import lean
 from supervisor.listener import inherit, listen, settings_of
 from supervisor.notify import Notifier
 from supervisor.settings import MASK, Loaded, describe, load
-from supervisor.sources import COMMAND_LINE, Layer, Problem, SettingsError
+from supervisor.sources import COMMAND_LINE, LISTEN_FIELDS, Given, Layer, Problem, SettingsError
 from supervisor.standby import Predecessor, stand_by
 
 FAILED: Final = 1
+STANDBY: Final = ("AGENTD_LISTEN", "the standby, until a restart")  # under which name a setting was given, and where
 TEN_FLAGS: Final = ("--tenapp-dir", "-tenapp_dir")
 
 
@@ -28,9 +29,9 @@ def run(arguments: Sequence[str]) -> int:
     config, named = options.pop("--config", None), options.pop("--set", [])
     if "--listen" in options:
         options["--listen"] = ",".join(options["--listen"])
-    environ = dict(os.environ)  # what .env adds to it is read again by a reload
     manager = Notifier(os.environ)
     inherited = inherit(os.environ)
+    environ = dict(os.environ)  # what .env adds to it is read again by a reload
     fixed = settings_of(inherited)
     first = read(options, named, config, fixed)
     warn(first)
@@ -47,9 +48,12 @@ def run(arguments: Sequence[str]) -> int:
                 return FAILED
 
         def begin(before: Predecessor | None) -> int:
-            # The sockets stay those of the first server: whoever follows it judges its settings by them.
-            again = partial(read, options, named, config, settings_of(listeners) if before else fixed, environ)
+            # The sockets stay those of the first server: whoever follows it is judged by where they listen.
+            where = fixed or {name: Given(getattr(first.settings, name), *STANDBY) for name in LISTEN_FIELDS}
+            again = partial(read, options, named, config, where if before else fixed, environ)
             loaded = again() if before else first
+            if before:
+                warn(loaded)
             os.environ.update(loaded.environment)  # graphs name variables of .env too
             return serve(loaded.settings, again, listeners, manager, inherited=bool(inherited), before=before)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from supervisor.settings import Settings
 from worker.spawn import INSTANCE_VARIABLE, SOCKET_NAME, SPAWNER_ENVIRONMENT, instance_of
 
 LAUNCH_SECONDS: Final = 15.0
@@ -24,12 +25,24 @@ class SpawnerUnavailableError(RuntimeError):
 class SpawnerOptions:
     """How to start a spawner: its containment wish, and seconds it and its workers outlive a control server.
 
-    With `unit` a service manager starts and ends it, and it may be on its way: it is waited for.
+    With `unit` a service manager starts and ends it, and it may be on its way: it is waited for. `standby` is the
+    process that this server is a child of; 0: none.
     """
 
     containment: str = "auto"
     orphan_grace: float = 120.0
     unit: bool = False
+    standby: int = 0
+
+
+def options_of(settings: Settings) -> SpawnerOptions:
+    """The options that the settings ask for."""
+    return SpawnerOptions(
+        settings.containment,
+        settings.orphan_grace_seconds,
+        unit=settings.spawner == "unit",
+        standby=os.getppid() if settings.standby else 0,
+    )
 
 
 def environment_of(environ: Mapping[str, str], state_dir: Path) -> dict[str, str]:
@@ -98,7 +111,7 @@ def _popen(
 ) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "worker.spawner", "--state-dir", str(state_dir)]
     command += ["--containment", options.containment, "--orphan-grace", str(options.orphan_grace)]
-    command += ["--ready-fd", str(ready_fd)]
+    command += ["--ready-fd", str(ready_fd), "--standby", str(options.standby)]
     log_file = state_dir / LOG_NAME
     log_file.touch(0o600)
     with log_file.open("wb") as output:

@@ -5,8 +5,10 @@ import os
 import signal
 import socket
 import struct
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -31,6 +33,11 @@ async def standby(agentd: Agentd) -> AsyncIterator[Agentd]:
 def server_of(agentd: Agentd) -> int:
     """The process of the server that answers now."""
     return [event["pid"] for event in agentd.events if event["event"] == "server.ready"][-1]
+
+
+def texts(agentd: Agentd) -> list[Event]:
+    """What it wrote besides its log."""
+    return [event for event in agentd.events if event["event"] == "text"]
 
 
 @contextmanager
@@ -123,6 +130,56 @@ async def test_an_orderly_end_is_that_of_both(standby: Agentd) -> None:
     assert [event["event"] for event in standby.events].count("server.ready") == 1
 
 
+async def test_an_end_that_comes_while_a_successor_starts_is_orderly(standby: Agentd) -> None:
+    """It is heard as soon as there is somebody to hear it: no worker is left behind."""
+    assert standby.process is not None
+    await standby.begin("e")
+    with held(server_of(standby)) as pidfd:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    await standby.event("server.killed")
+    assert await standby.stop() == 0
+    assert (await standby.gone("e"))["cause"] == "server_stopped"
+
+
+async def test_a_reload_while_a_successor_starts_kills_nobody(standby: Agentd) -> None:
+    assert standby.process is not None
+    with held(server_of(standby)) as pidfd:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    await standby.event("server.killed")
+    standby.process.send_signal(signal.SIGHUP)
+    await standby.event("reload.done")
+    assert [event["event"] for event in standby.events].count("server.killed") == 1
+
+
+def begun_by(agentd: Agentd, code: str) -> None:
+    """Have it started by this code, which ends with an exec of the command line that it is given."""
+    command = agentd.command({})
+    agentd.command = lambda _: [sys.executable, "-ISc", f"import os, signal, sys; {code}", *command]  # type: ignore[method-assign]
+
+
+async def test_whoever_started_it_may_have_ignored_the_end_of_children(agentd: Agentd) -> None:
+    begun_by(agentd, "signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])")
+    await agentd.start(graphs=GRAPHS, AGENTD_STANDBY="true")
+    await agentd.begin("e")
+    assert (await kill(agentd))["adopted_channels"] == 1
+
+
+async def test_python_may_write_where_a_crash_was_by_itself(agentd: Agentd) -> None:
+    begun_by(agentd, "os.environ['PYTHONFAULTHANDLER'] = '1'; os.execv(sys.argv[1], sys.argv[1:])")
+    await agentd.start(graphs=GRAPHS, AGENTD_STANDBY="true")
+    await kill(agentd, signal.SIGABRT)
+    assert any(event["text"].startswith("Fatal Python error: Aborted") for event in texts(agentd))
+
+
+async def test_where_it_listens_is_judged_by_the_name_that_was_given(agentd: Agentd) -> None:
+    await agentd.start(graphs=GRAPHS, AGENTD_STANDBY="true", AGENTD_LISTEN="localhost:0")
+    first = await agentd.event("server.unprotected")
+    known = len(agentd.events)
+    await kill(agentd)
+    second = await agentd.event("server.unprotected", after=known)
+    assert {**second, "timestamp": ""} == {**first, "timestamp": ""}
+
+
 @pytest.mark.own_interpreter
 async def test_a_terminal_ends_both(standby: Agentd) -> None:
     assert standby.process is not None
@@ -175,8 +232,7 @@ async def test_a_successor_with_wrong_settings_ends_both(standby: Agentd, succes
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     async with asyncio.timeout(PATIENCE):
         assert await standby.process.wait() == 2
-    told = [event["text"] for event in standby.events if event["event"] == "text"]
-    assert any("WORKERS_MAX" in line and "none" in line for line in told)
+    assert any("WORKERS_MAX" in event["text"] and "none" in event["text"] for event in texts(standby))
     (standby.folder / ".env").unlink()
     await standby.stop()
     await successor.start()
@@ -202,8 +258,7 @@ async def test_a_successor_is_judged_by_where_its_standby_listens(agentd: Agentd
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     async with asyncio.timeout(PATIENCE):
         assert await agentd.process.wait() == 2
-    told = [event["text"] for event in agentd.events if event["event"] == "text"]
-    assert any("0.0.0.0" in line for line in told)
+    assert any("0.0.0.0" in event["text"] for event in texts(agentd))
     await agentd.stop()
     await successor.start()
 
@@ -225,6 +280,7 @@ async def test_a_manager_that_knows_only_the_standby_hears_each_server(agentd: A
         await agentd.start(
             graphs=GRAPHS,
             AGENTD_STANDBY="true",
+            AGENTD_WORKER_ENV="*",
             NOTIFY_SOCKET=str(agentd.folder / "notify"),
             WATCHDOG_USEC="30000000",
         )
@@ -232,7 +288,17 @@ async def test_a_manager_that_knows_only_the_standby_hears_each_server(agentd: A
         standby = agentd.process.pid
         assert await asyncio.to_thread(told, "READY=1") == standby
         assert await asyncio.to_thread(told, "WATCHDOG=1") == standby
-        await kill(agentd)
+        spawner = (await agentd.event("server.ready"))["spawner_pid"]
+        with held(spawner) as spawner_fd, held(server_of(agentd)) as pidfd:
+            signal.pidfd_send_signal(spawner_fd, signal.SIGSTOP)
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            await agentd.event("server.killed")
+            # The next one waits for the spawner: for a manager it would hang.
+            assert await asyncio.to_thread(told, "WATCHDOG=1") == standby
+            signal.pidfd_send_signal(spawner_fd, signal.SIGCONT)
         assert await asyncio.to_thread(told, "READY=1") == standby
+        await agentd.begin("e")
+        environment = Path(f"/proc/{(await pids(agentd))['e']}/environ").read_bytes()
+        assert not any(name in environment for name in (b"NOTIFY_SOCKET", b"WATCHDOG_USEC"))
         await agentd.stop()
         assert await asyncio.to_thread(told, "STOPPING=1") == standby

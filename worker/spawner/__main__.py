@@ -94,6 +94,7 @@ async def _run(arguments: argparse.Namespace, state_dir: Path) -> None:
             orphan_grace=arguments.orphan_grace,
             environment=environment,
             abilities=abilities(trouble()),
+            standby=arguments.standby,
         ).run(ready)
     finally:
         manager.tell("STOPPING=1")
@@ -112,6 +113,7 @@ def main() -> int:
     parser.add_argument("--containment", choices=("auto", "cgroup", "sweep"), default="auto")
     parser.add_argument("--orphan-grace", type=float, default=120.0, help="seconds without a control server")
     parser.add_argument("--ready-fd", type=int, default=-1, help="where to write 'ready' once the socket listens")
+    parser.add_argument("--standby", type=int, default=0, help="process that our server is a child of")
     arguments = parser.parse_args()
     state_dir: Path = arguments.state_dir
     lock = os.open(state_dir / "spawner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

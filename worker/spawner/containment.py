@@ -23,8 +23,12 @@ from worker.spawner.leaves import CgroupLeaf, Leaf, SweepLeaf, kill_folder
 class Containment:
     """Makes leaves. `level` is "full", "tracking" or "sweep"; `controllers` are those that enforce limits on a tree."""
 
-    def __init__(self, instance: str, wish: str, changed: Callable[[str], None]) -> None:
-        """`instance` names our cgroup folder, `wish` is "auto", "cgroup" or "sweep", `changed(id)` tells of a leaf."""
+    def __init__(self, instance: str, wish: str, changed: Callable[[str], None], standby: int = 0) -> None:
+        """`instance` names our cgroup folder, `wish` is "auto", "cgroup" or "sweep", `changed(id)` tells of a leaf.
+
+        `standby` is the process our server is a child of, if it has one: it makes room with it.
+        """
+        self._standby = standby
         self._instance = instance
         self._changed = changed
         self._v1: dict[str, Path] = {}
@@ -47,7 +51,7 @@ class Containment:
 
     def _claim_v2(self, own: Path) -> Delegation | None:
         try:
-            delegation = Delegation(own, self._instance)
+            delegation = Delegation(own, self._instance, self._standby)
         except OSError as error:
             self.notes.append(f"no cgroup v2 below {own}: {error.strerror}")
             return None

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Final
 
 from worker.spawner import cgroup
-from worker.spawner.identity import read_stat
 
 SPAWNER: Final = "spawner"
 SERVER: Final = "server"
@@ -36,8 +35,12 @@ def origin(own: Path, name: str) -> Path:
 class Delegation:
     """Our folder `base`, the `controllers` its leaves have, `notes` on what could not be had."""
 
-    def __init__(self, own: Path, instance: str) -> None:
-        """Make the folder below `own` and move there. Raises OSError when that cannot be done."""
+    def __init__(self, own: Path, instance: str, standby: int = 0) -> None:
+        """Make the folder below `own` and move there. Raises OSError when that cannot be done.
+
+        `standby` is the process our server is a child of, if it has one.
+        """
+        self._standby = standby
         name = f"agentd-{instance}"
         self._own = origin(own, name)
         self.base = self._own / name
@@ -93,9 +96,7 @@ class Delegation:
     def _make_room(self) -> None:
         inhabitants = cgroup.inhabitants(self._own)
         server = os.getppid()
-        stat = read_stat(server)
-        standby = server if stat is None else stat.parent
-        if server in inhabitants and {*inhabitants} <= {server, standby}:
+        if server in inhabitants and {*inhabitants} <= {server, self._standby}:
             with contextlib.suppress(OSError):  # then the controllers are refused, and that is noted
                 (self.base / SERVER).mkdir(exist_ok=True)
                 for pid in inhabitants:

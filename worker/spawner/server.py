@@ -45,6 +45,7 @@ class Spawner:
         orphan_grace: float,
         environment: dict[str, str],
         abilities: Abilities,
+        standby: int = 0,
     ) -> None:
         """`listener` is bound and listening; `environment` is what zygotes get; `orphan_grace` in seconds."""
         self._abilities = abilities
@@ -62,7 +63,7 @@ class Spawner:
         self._lifeline, self._lifeline_held = os.pipe()
         self._state_dir = state_dir
         self._own_end = ""  # why it ends by itself
-        self._containment = Containment(instance_of(state_dir), containment, self._leaf_changed)
+        self._containment = Containment(instance_of(state_dir), containment, self._leaf_changed, standby)
         self._zygotes = Zygotes(environment, self._lifeline, self._loop, self._tell)
         self._requests: dict[str, Callable[[dict[str, Any], list[int]], None]] = {
             "hello": self._hello,
