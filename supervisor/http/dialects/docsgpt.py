@@ -42,8 +42,9 @@ LOST: Final = "Some of what the agent said was lost on the way."
 TOO_LONG: Final = "The answer is too long to be told in one piece."
 MOST_OPEN: Final = 256  # calls without a result; of those beyond, the result is told at the end only
 PROGRAM: Final = Manner(keep_alive=b"\n", cache="no-store")
-# The widget needs whole frames in what it reads at once: no more than a page shows before the next ones come.
-PAGE: Final = replace(PROGRAM, pace=Pace(16 * 1024, 0.05))
+# The widget needs whole frames in what it reads at once, which is 64 KiB at most: so much comes only to a page that has
+# shown nothing for three quarters of a second.
+PAGE: Final = replace(PROGRAM, pace=Pace(16 * 1024, 0.2))
 TEXTS: Final = ("text", "thought")
 MANY: Final = 64  # events at once: more than a page can show one by one
 
