@@ -64,7 +64,7 @@ class Channel:
         self.state = State.STARTING
         self.pid: int | None = None
         self.created_at = self.ready_at = time.time()
-        self._claimed_at = time.monotonic()
+        self.claimed_at = time.monotonic()
         self._leased = LeaseWatch(timeout, surroundings.marks, lambda: self.post(Event.LAPSE))
         self.lease = self._leased.lease
         self.ending: Ending | None = None
@@ -175,7 +175,7 @@ class Channel:
         self.pid = record.pid
         self._keeping.born(record.start_time)
         self.created_at, self.ready_at = record.created_at, record.ready_at
-        self._claimed_at -= max(0.0, time.time() - record.created_at)
+        self.claimed_at = self.claimed_at if record.claimed is None else record.claimed
         self._log.info("channel.adopted", graph=self.graph_name, pid=self.pid, ended=survivor.ended)
         self.announce("adopted", created_at=self.created_at, ready_at=self.ready_at, pid=self.pid)
         self._waiters.tell_started()
@@ -392,4 +392,4 @@ class Channel:
             self._timers.pop().cancel()
 
     def _age_ms(self) -> float:
-        return round((time.monotonic() - self._claimed_at) * 1000, 1)
+        return round((time.monotonic() - self.claimed_at) * 1000, 1)

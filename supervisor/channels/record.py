@@ -27,6 +27,7 @@ class Recorded(Protocol):
     pid: int | None
     created_at: float
     ready_at: float
+    claimed_at: float
     lease: "Lease"
     foreign: bool
     limits: Limits
@@ -65,6 +66,7 @@ def record_of(
         boot_id=boot_id,
         created_at=channel.created_at,
         ready_at=channel.ready_at,
+        claimed=channel.claimed_at,
         timeout=None if channel.lease.timeout == NEVER else channel.lease.timeout,
         slot=slot,
         foreign=channel.foreign,

@@ -42,10 +42,10 @@ class ChannelEnding(BaseModel):
 class ChannelRecord(BaseModel):
     """One channel whose worker was ready.
 
-    `start_time` is in clock ticks since the boot `boot_id`; `created_at` and `ready_at` are wall clock; `timeout` is
-    the lease in seconds, None: for ever; `slot` is its place among the marks of pings. `space`, `key` and
-    `most_channels` are those of its owner. `nodes` is what its worker told of its graph. `ending`: it was told to end
-    already.
+    `start_time` is in clock ticks since the boot `boot_id`; `created_at` and `ready_at` are wall clock, which somebody
+    may set meanwhile; `claimed` is monotonic, which all processes of this boot share; `timeout` is the lease in
+    seconds, None: for ever; `slot` is its place among the marks of pings. `space`, `key` and `most_channels` are those
+    of its owner. `nodes` is what its worker told of its graph. `ending`: it was told to end already.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
@@ -60,6 +60,7 @@ class ChannelRecord(BaseModel):
     boot_id: str
     created_at: float
     ready_at: float
+    claimed: float | None = None
     timeout: float | None
     slot: int
     foreign: bool
@@ -83,8 +84,9 @@ class ChannelRecord(BaseModel):
 class TurnRecord(BaseModel):
     """The turn a channel is at, without anything that was said in it.
 
-    `after` is the number of the last frame that was heard before it was asked. `graph`, `user` and `session` are the
-    key of its session; `single`: that is this turn alone.
+    It began at `began_at` by the wall clock, which somebody may set meanwhile, and at `begun` by the monotonic one,
+    which all processes of this boot share. `after` is the number of the last frame that was heard before it was asked.
+    `graph`, `user` and `session` are the key of its session; `single`: that is this turn alone.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
@@ -93,6 +95,7 @@ class TurnRecord(BaseModel):
     id: str
     kind: Literal["chat", "invoke"]
     began_at: float
+    begun: float | None = None
     after: int
     graph: str
     user: str

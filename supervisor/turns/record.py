@@ -17,6 +17,7 @@ def record_of(turn: Turn, key: Key, *, single: bool) -> TurnRecord:
         id=turn.id,
         kind=request.kind,
         began_at=turn.began_at,
+        begun=turn.begun,
         after=0 if turn.channel is None else turn.channel.asking.heard,
         graph=key.graph,
         user=key.user,

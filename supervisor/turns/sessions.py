@@ -117,7 +117,7 @@ class Sessions:
             session.take_over(None)
             return None
         turn = self._turns[record.id] = session.turn_of(record.id, request_of(record))
-        turn.take_over(channel, record.began_at, after=record.after, read=read)
+        turn.take_over(channel, record.began_at, record.begun, after=record.after, read=read)
         channel.asking.take_up(turn)
         session.take_over(turn)
         return turn

@@ -86,7 +86,7 @@ class Turn:
         self.events = 0
         self.closing = False  # the session waits for the reader to take the rest
         self.began_at = time.time()
-        self._began = time.monotonic()
+        self.begun = time.monotonic()
         self._wake = wake
         self._items: list[tuple[int, Event, bytes]] = []
         self._bytes = 0
@@ -103,17 +103,19 @@ class Turn:
         self._done: asyncio.Future[None] = loop.create_future()
         self._retold: asyncio.Future[None] = loop.create_future()
 
-    def take_over(self, channel: Channel, began_at: float, *, after: int, read: bool) -> None:
+    def take_over(self, channel: Channel, began_at: float, begun: float | None, *, after: int, read: bool) -> None:
         """It was asked by an earlier supervisor, whose reader is gone, when that had heard the worker's frame `after`.
 
-        Unless somebody is to `read` it from its beginning, what it answers is only collected.
+        That was at `began_at` by the wall clock, at `begun` by the monotonic one if that is known. Unless somebody is
+        to `read` it from its beginning, what it answers is only collected.
         """
         self._after = after
         if not read:
             self.skip()
-        self.adopted_after = max(0.0, time.time() - began_at)
+        # A wall clock that was set in the meantime would have it be out of time, or never.
+        self.adopted_after = max(0.0, time.time() - began_at if begun is None else time.monotonic() - begun)
         self.began_at = began_at
-        self._began -= self.adopted_after
+        self.begun -= self.adopted_after
         self.recorded = self.request.store
         self.admit()
         self.start(channel)
@@ -223,7 +225,7 @@ class Turn:
     @property
     def ms(self) -> float:
         """Its age in milliseconds."""
-        return round((time.monotonic() - self._began) * 1000, 1)
+        return round((time.monotonic() - self.begun) * 1000, 1)
 
     def go_ahead(self) -> None:
         """Raise Refusal with the cause if somebody wants it to end already."""

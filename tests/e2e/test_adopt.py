@@ -19,6 +19,7 @@ from worker.outbox import TURN_PAST_FRAMES
 
 LEVELS = pytest.mark.parametrize("containment", ["auto", "sweep"])
 PIECES = 400
+WALL = {"began_at", "created_at", "ready_at"}
 
 
 # ---------------------------------------------------------------------- sessions
@@ -96,6 +97,25 @@ async def test_a_reader_that_resumes_gets_every_event_once(agentd: Agentd, succe
     assert "lost" not in seen[-1]
     places = [event["place"] for event in seen if event["place"]]
     assert len(places) == len(set(places))
+
+
+async def test_a_wall_clock_that_was_set_meanwhile_times_nobody_out(agentd: Agentd, successor: Agentd) -> None:
+    """Between two servers it goes forward by a day: as if what is on record by that clock was a day older."""
+    await agentd.start(graphs=[TALKER])
+    await agentd.begin("t", "talker")
+    async with stream(agentd, in_channel(["paced", [PIECES, 0.005]]), "/channels/t/turns") as answer:
+        seen = await read(answer, 50)
+        await agentd.kill()
+    for record in (agentd.state_dir / "records").iterdir():
+        old = json.loads(record.read_bytes())
+        record.write_text(json.dumps({name: value - 86_400 if name in WALL else value for name, value in old.items()}))
+
+    await successor.start()
+    seen += await follow(successor, "t", seen[-1]["place"], turn=seen[0]["turn"])
+    assert (seen[-1]["event"], seen[-1]["cause"]) == ("final", "completed")
+    assert seen[-1]["ms"] < 86_400_000
+    assert (await successor.end("t"))["code"] == "0"
+    assert (await successor.gone("t"))["age_ms"] < 86_400_000
 
 
 async def test_a_reader_that_comes_before_its_worker_was_heard_again_waits(agentd: Agentd, successor: Agentd) -> None:
