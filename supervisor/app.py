@@ -96,6 +96,7 @@ class Server:
         marks = Marks(settings.state_dir)
         self._parts.callback(marks.close)
         found = await asyncio.to_thread(self._survivors, instance, marks.read(OURS).at)
+        self._leaves_workers = bool(found)  # for another try, should this start fail
         ports = PortAllocator()
         self.catalog = GraphCatalog(settings.property_file, app_dir=settings.import_dir, injections=settings.injections)
         self.store = _store_of(settings)
@@ -167,6 +168,7 @@ class Server:
         for listener in listeners:
             await Site(runner, listener).start()
         rota.release()
+        self._leaves_workers = False
         self._own(self._prune_often(), "log pruning")
         log.info(
             "server.ready",

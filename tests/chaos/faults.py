@@ -79,7 +79,7 @@ async def kill_server(scene: Scene, _: Fault) -> None:
 
 
 async def kill_below_standby(scene: Scene, _: Fault) -> None:
-    scene.house.kill_below_standby()
+    await scene.house.kill_below_standby()
 
 
 async def kill_server_starting(scene: Scene, fault: Fault) -> None:

@@ -24,6 +24,7 @@ from worker.spawner.identity import open_pidfd, read_stat, signal_pidfd
 HERE = Path(__file__).parent
 ADDONS = HERE / "addons"
 FOREIGN = 2  # graphs of foreign workers
+SECONDS = 30.0  # a bound, not a wait
 DISK_BYTES = 48 * 1024 * 1024
 SETTINGS = {
     "WORKER_STOP_GRACE_SECONDS": "0.6",
@@ -155,13 +156,26 @@ class House:
             self.unexpected.append(f"a server ended by itself with status {status}: {server.events[-3:]}")
         self._killed = False
 
-    def kill_below_standby(self) -> None:
-        """SIGKILL to the server alone, which its standby follows up; to both where that has none, or will not again."""
+    async def kill_below_standby(self) -> None:
+        """SIGKILL to the server alone, which its standby follows up; to both where that has none, or will not again.
+
+        One that cannot start, since a disk is full, is the end of both: whoever started them starts them again.
+        """
         now = asyncio.get_running_loop().time()
         self._followed = [at for at in self._followed if now - at < MOST_SECONDS]
         if self._standby and self.last("server.ready") is not None and len(self._followed) < MOST:
             self._followed.append(now)
+            server, seen = self.server, len(self.server.events) if self.server else 0
             self.signal(self.pid_of("server"), signal.SIGKILL)
+
+            def later(name: str, text: str = "") -> bool:
+                events = server.events[seen:] if server else []
+                return any(e.get("event") == name and text in e.get("text", "") for e in events)
+
+            await until(lambda: not self.running or later("server.ready") or later("text", "cannot start"), SECONDS)
+            if later("text", "cannot start") and server is self.server:
+                await until(lambda: not self.running, SECONDS)
+                self._killed = True
         else:
             self.kill_server()
 

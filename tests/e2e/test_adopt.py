@@ -60,6 +60,21 @@ async def test_sessions_outlive_their_supervisor(
     assert list((successor.state_dir / "ch").iterdir()) == []
 
 
+async def test_a_start_that_fails_ends_no_session_of_an_earlier_server(agentd: Agentd, successor: Agentd) -> None:
+    await agentd.start(graphs=[ECHO])
+    await agentd.begin("e")
+    before = await pids(agentd)
+    await agentd.kill()
+    agentd.events.clear()
+    broken = agentd.folder / "broken.db"
+    broken.write_bytes(b"no database" * 1000)
+    with pytest.raises(AssertionError, match="cannot start"):
+        await successor.start(AGENTD_STORE=str(broken))
+    assert await successor.stop() == 1
+    await agentd.start()
+    assert await pids(agentd) == before
+
+
 async def test_a_supervisor_may_be_killed_over_and_over(agentd: Agentd, successor: Agentd) -> None:
     await agentd.start(graphs=[ECHO, TALKER])
     await agentd.begin("t", "talker")

@@ -59,8 +59,6 @@ async def test_a_folder_that_cannot_be_removed_without_descriptors_is_removed_la
 
 
 def test_the_server_s_memory_is_hidden_from_its_user() -> None:
-    script = (
-        "import ctypes; from supervisor.prctl import hide_memory; hide_memory(); print(ctypes.CDLL(None).prctl(3))"
-    )
+    script = "import ctypes; from supervisor.prctl import hide_memory; hide_memory(); print(ctypes.CDLL(None).prctl(3))"
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)
     assert shown.stdout == "0\n"
